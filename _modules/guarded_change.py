@@ -1,0 +1,397 @@
+"""
+Change a set of files that decide who may log in, and the groups they speak of, as one.
+
+The files gain or lose blocks that speak of groups; who is in those groups decides. So the
+files are laid out while nobody new is in the groups, checked by sshd itself and loaded;
+then one rename of ``/etc/group`` is the commit. Whatever fails brings the old state back.
+
+The first original of every file that is replaced is kept below ``/var/lib/sshd_mfa/original``.
+"""
+
+import contextlib
+import difflib
+import os
+import re
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "guarded_change"
+
+#: Where the first original of every replaced file is kept, root-only.
+ORIGINALS = "/var/lib/sshd_mfa/original"
+
+#: A file with this text is ours and has no original to keep.
+_OURS = "# BEGIN sshd_mfa"
+
+#: Stands from before the first file is written until sshd has loaded them all; a run that
+#: was cut off in between is finished by the next one. A reboot loads them anyway.
+_PENDING = Path("/run/sshd_mfa.reload-pending")
+
+_RELOAD_SECONDS = 10
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def plan(files, groups):
+    """
+    Return what :py:func:`apply` would change, as data that a state may show.
+
+    files
+        Absolute path to the text that is wanted, or to ``None`` where no file is wanted.
+
+    groups
+        Group name to the list of its members, or to ``None`` where no group is wanted.
+
+    Returns ``{path: unified diff, …, "groups": {group: {"added": […], "removed": […]}}}``,
+    empty when nothing would change.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.plan '{/etc/ssh/banner: null}' '{}'
+    """
+    changes = {}
+    for path, wanted in files.items():
+        current = read(path)
+        if current != wanted:
+            changes[path] = _diff(path, current, wanted)
+    if moves := __salt__["ssh_users.plan_members"](groups):
+        changes["groups"] = moves
+    if _PENDING.exists():
+        changes["reload"] = "sshd has not loaded what an interrupted run wrote"
+    return changes
+
+
+def apply(files, groups, service, probes=None, leave=False):
+    """
+    Lay the files out, have sshd check and load them, and commit by one group rename.
+
+    When anything goes wrong, files and groups are put back as they were, sshd is
+    reloaded, and the error says what failed in sshd's own words.
+
+    files, groups
+        As for :py:func:`plan`.
+
+    service
+        Name of sshd's service, ``ssh`` on Debian. It is reloaded, never restarted:
+        a restart would end the listener when the new configuration does not load.
+
+    probes
+        What the host has to answer after the commit: a list of ``{"user":, "address":,
+        "expected": {keyword: value}}``, each put to ``sshd -T -C``. An ``address`` of
+        ``None`` asks for the global values.
+
+    leave
+        ``True`` when people leave the groups because the blocks go away: then the
+        groups change first and the files after them. Default: ``False``
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.apply '{/etc/ssh/banner: "Hello\\n"}' '{}' ssh
+    """
+    for path, text in files.items():
+        if text and path.endswith(".conf"):
+            _check_drop_in(path, text)
+    before = {path: read(path) for path in files}, __salt__["ssh_users.members"](list(groups))
+    try:
+        _switch(files, groups, service, leave)
+        _cut_unauthenticated()
+        probe(probes or [])
+    except (CommandExecutionError, OSError) as err:
+        outcome = "everything is as it was"
+        try:
+            _switch(*before, service, not leave)
+        except (CommandExecutionError, OSError) as again:
+            outcome = f"but that failed as well: {again}"
+        raise CommandExecutionError(f"{err}\nThe change was taken back, {outcome}.") from err
+    return True
+
+
+def probe(probes):
+    """
+    Ask sshd itself what it would ask of people, and compare.
+
+    probes
+        As for :py:func:`apply`. Raises CommandExecutionError when an answer differs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.probe \\
+            '[{user: sean, address: 127.0.0.1, expected: {usepam: "yes"}}]'
+    """
+    for question in probes:
+        _probe(**question)
+    return True
+
+
+def read(path):
+    """
+    Return the text of a file, or ``None`` where there is none. Undecodable bytes survive.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.read /etc/pam.d/sshd
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as source:
+            return source.read()
+    except FileNotFoundError:
+        return None
+
+
+def write(path, text, mode=0o644, keep=True):
+    """
+    Replace a file atomically, or remove it where ``text`` is ``None``.
+
+    Owner, mode, ACL and label of an existing file are kept, and so is its first original.
+    Refused unless root owns every step of the path and nobody else can write there.
+
+    mode
+        Permissions of a new file. Default: ``0644`` (octal)
+
+    keep
+        Whether the first original is kept. Default: ``True``
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.write /etc/ssh/banner 'Hello'
+    """
+    target = Path(os.path.realpath(path))
+    _refuse_unsafe_folder(target.parent)
+    if keep:
+        keep_original(path, read(target))
+    if text is None:
+        target.unlink(missing_ok=True)
+    else:
+        # The folder of a private file is private.
+        target.parent.mkdir(mode=0o755 if mode & stat.S_IROTH else 0o700, exist_ok=True)
+        _replace(target, text, mode)
+    return True
+
+
+def original(path):
+    """
+    Return the text of the first original of a file, or ``None`` where there was no file.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.original /etc/pam.d/sshd
+    """
+    return read(_kept(path))
+
+
+def keep_original(path, text):
+    """
+    Keep the text of a file as its first original, unless it is ours or one is kept already.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.keep_original /etc/ssh/banner 'Hello'
+    """
+    kept = _kept(path)
+    if text is None or _OURS in text or kept.exists():
+        return False
+    for folder in (Path(ORIGINALS).parent, Path(ORIGINALS)):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    _replace(kept, text, mode=0o600)
+    return True
+
+
+def forget_originals():
+    """
+    Remove the kept originals, once they have all been put back.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.forget_originals
+    """
+    shutil.rmtree(ORIGINALS, ignore_errors=True)
+    return True
+
+
+def _diff(path, old, new):
+    lines = difflib.unified_diff(
+        (old or "").splitlines(keepends=True),
+        (new or "").splitlines(keepends=True),
+        path if old is not None else "/dev/null",
+        path if new is not None else "/dev/null",
+    )
+    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+
+
+def _switch(files, groups, service, leave):
+    """Nobody new is in the groups before the files are loaded, nor after they go away."""
+    if leave:
+        __salt__["ssh_users.set_members"](groups)
+    _lay_out(files, service)
+    if not leave:
+        __salt__["ssh_users.set_members"](groups)
+
+
+def _lay_out(files, service):
+    _PENDING.touch(mode=0o600)
+    for path, text in files.items():
+        if read(path) != text:
+            write(path, text)
+    _run(["sshd", "-t"])
+    _reload(service)
+    _PENDING.unlink(missing_ok=True)
+
+
+def _kept(path):
+    return Path(ORIGINALS) / str(path).lstrip("/")
+
+
+def _refuse_unsafe_folder(folder):
+    """Refuse a path through a folder in which anybody but root could swap a name."""
+    for step in [folder, *folder.parents]:
+        with contextlib.suppress(FileNotFoundError):
+            info = step.lstat()
+            if info.st_uid != 0 or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise CommandExecutionError(
+                    f"{step}: belongs to somebody else than root, or others can write to it;"
+                    f" run: chown root {step}; chmod go-w {step}"
+                )
+
+
+def _replace(target, text, mode):
+    fd, temp = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+            os.fchmod(fd, mode)
+            _copy_metadata(target, fd)
+            out.write(text)
+            out.flush()
+            os.fsync(fd)
+        os.replace(temp, target)
+    except BaseException:
+        os.unlink(temp)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _copy_metadata(source, fd):
+    """Owner, mode and extended attributes, in which ACLs and SELinux labels are kept."""
+    with contextlib.suppress(FileNotFoundError):
+        info = source.stat()
+        os.fchown(fd, info.st_uid, info.st_gid)
+        os.fchmod(fd, stat.S_IMODE(info.st_mode))
+        for name in os.listxattr(source):
+            os.setxattr(fd, name, os.getxattr(source, name))
+
+
+def _run(argv):
+    """Run a command of the host's; its own words are the error."""
+    result = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True)
+    if result["retcode"]:
+        words = (result["stderr"] or result["stdout"]).strip()
+        raise CommandExecutionError(f"{' '.join(argv)}: {words}")
+    return result["stdout"]
+
+
+def _check_drop_in(path, text):
+    """Have sshd read the drop-in alone, before anything lies where a reboot would load it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as candidate:
+        candidate.write(text)
+        candidate.flush()
+        try:
+            _run(["sshd", "-t", "-f", candidate.name])
+        except CommandExecutionError as err:
+            words = str(err).replace(candidate.name, path)
+            raise CommandExecutionError(f"{words}\nNothing was changed.") from None
+
+
+def _reload(service):
+    """Reload sshd and wait until it listens with the new configuration."""
+    main = _run(["systemctl", "show", "--property=MainPID", "--value", service]).strip()
+    if main in ("", "0"):
+        # Not running, or started anew by systemd for each connection (ssh.socket).
+        return
+    before = _listening(main)
+    _run(["systemctl", "reload", service])
+    deadline = time.monotonic() + _RELOAD_SECONDS
+    # sshd closes its listening sockets and executes itself anew upon SIGHUP (sshd(8)), so
+    # new sockets under the same process id say that the new configuration is loaded.
+    while time.monotonic() < deadline:
+        if (now := _listening(main)) and not now & before:
+            return
+        time.sleep(0.02)
+    raise CommandExecutionError(
+        f"{service} did not listen again within {_RELOAD_SECONDS} s of its reload;"
+        f" see: journalctl -u {service}"
+    )
+
+
+def _listening(pid):
+    """Inodes of the TCP sockets on which a process listens."""
+    listening = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(FileNotFoundError):
+            rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+            listening |= {row[9] for row in rows if row[3] == "0A"}
+    sockets = set()
+    with contextlib.suppress(FileNotFoundError):
+        for fd in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                sockets.add(os.readlink(fd.path))
+    return {inode for inode in listening if f"socket:[{inode}]" in sockets}
+
+
+def _cut_unauthenticated():
+    """
+    End the connections that have not logged in yet.
+
+    They run under the configuration that was loaded when they came: an old one with
+    PasswordAuthentication would take the one-time code for a password, and a code alone
+    would let in.
+    """
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            title = (entry / "cmdline").read_bytes().rstrip(b"\0 ").decode(errors="replace")
+            if re.fullmatch(r"sshd(-session|-auth)?: .*\[(net|pam|accepted)\]", title):
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _probe(user, address, expected):
+    """Ask sshd itself what it would ask of that person."""
+    ask = ["-C", f"user={user},host={address},addr={address}"] if address else []
+    answers = {}
+    for line in _run(["sshd", "-T", *ask]).splitlines():
+        keyword, _, value = line.partition(" ")
+        answers.setdefault(keyword, []).append(value)
+    for keyword, wanted in expected.items():
+        found = answers.get(keyword, ["nothing"])
+        if sorted(found) != sorted(wanted if isinstance(wanted, list) else [wanted]):
+            raise CommandExecutionError(
+                f"sshd says {keyword} is {' and '.join(found)} for {user}, not {wanted}; another"
+                " file decides it: look for it, and for an Include that stands too low, in"
+                " /etc/ssh/sshd_config and the files that it includes"
+            )

@@ -1,0 +1,486 @@
+"""
+Accounts, groups and authorized keys of a whole roster of people.
+
+``/etc/group`` is changed by one rename under the lock that shadow-utils take, so that
+people enter and leave any number of groups in one moment.
+
+What this module did is kept root-only in ``/var/lib/sshd_mfa/roster.json``: whose account
+is managed, and which groups it was given. No secret is in there.
+"""
+
+import contextlib
+import fcntl
+import grp
+import json
+import os
+import pwd
+import time
+from pathlib import Path
+
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "ssh_users"
+
+ROSTER = "/var/lib/sshd_mfa/roster.json"
+
+_HEADER = "# BEGIN sshd_mfa: managed by Salt, change the pillar instead\n"
+
+_HOME_KEYS = ".ssh/authorized_keys"
+
+#: Below this uid are the system's own accounts (login.defs(5), UID_MIN).
+_FIRST_UID = 1000
+
+#: What lckpwdf(3) waits for the lock, in seconds.
+_LOCK_SECONDS = 15
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def plan(users, store, keys_dir, named=()):
+    """
+    Return what :py:func:`apply` would change for each person, and what is wrong.
+
+    Somebody who is managed but in neither ``users`` nor ``named`` is an error as long as
+    their account exists, and is forgotten after it was removed by hand.
+
+    users
+        The ``users`` of :py:func:`mfa_policy.validate
+        <saltext.sshd_mfa.modules.mfa_policy.validate>`.
+
+    store
+        ``central`` (``keys_dir/NAME``, root's) or ``home`` (``~/.ssh/authorized_keys``).
+
+    keys_dir
+        Folder of the central store.
+
+    named
+        Everybody whom the pillar names, also with an error in the entry. Default: nobody
+
+    Returns ``{name: {"changes": {…}, "error": str}}``; people for whom there is nothing
+    to do have empty ``changes``, and ``error`` is empty where nothing is wrong.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.plan "$users" central /etc/ssh/authorized_keys.d
+    """
+    roster = recorded()
+    accounts = {account.pw_name: account for account in pwd.getpwall()}
+    known_groups = {group.gr_name: set(group.gr_mem) for group in grp.getgrall()}
+    outcome = {}
+    for name, user in users.items():
+        account = accounts.get(name) or _account(name)
+        given = roster.get(name, {}).get("groups", [])
+        try:
+            changes = _plan_account(name, user, account, known_groups, given)
+            changes.update(_plan_keys(name, user, account, store, keys_dir))
+            outcome[name] = {"changes": changes, "error": ""}
+        except CommandExecutionError as err:
+            outcome[name] = {"changes": {}, "error": str(err)}
+    for name in sorted(set(roster) - set(users) - {str(name) for name in named}):
+        outcome[name] = _plan_gone(name)
+    return outcome
+
+
+def unservable(users):
+    """
+    Return those whose account cannot be managed as their entry asks, with the reason.
+
+    users
+        As for :py:func:`plan`. Returns ``{name: error}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.unservable "$users"
+    """
+    known_groups = {group.gr_name: set(group.gr_mem) for group in grp.getgrall()}
+    wrong = {}
+    for name, user in users.items():
+        try:
+            _plan_account(name, user, _account(name), known_groups, [])
+        except CommandExecutionError as err:
+            wrong[name] = str(err)
+    return wrong
+
+
+def apply(users, planned, store, keys_dir):
+    """
+    Carry out what :py:func:`plan` said. One person's failure stops nobody else.
+
+    users, store, keys_dir
+        As for :py:func:`plan`.
+
+    planned
+        What :py:func:`plan` returned.
+
+    Returns the same mapping; what failed has its ``error`` set and no ``changes``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.apply "$users" "$planned" central /etc/ssh/authorized_keys.d
+    """
+    outcome = {}
+    for name, entry in planned.items():
+        outcome[name] = dict(entry)
+        if entry["error"] or not entry["changes"]:
+            continue
+        try:
+            if name not in users:
+                _forget_one(name, keys_dir)
+                continue
+            _apply_account(name, users[name], entry["changes"])
+            if "keys" in entry["changes"]:
+                _write_keys(name, users[name], store, keys_dir)
+        except (CommandExecutionError, OSError) as err:
+            outcome[name] = {"changes": {}, "error": str(err)}
+    served = {
+        name: users[name]
+        for name, entry in outcome.items()
+        if name in users and not entry["error"]
+    }
+    _join_groups(served, outcome)
+    _record(served, {name for name in planned if name not in users and not planned[name]["error"]})
+    return outcome
+
+
+def recorded():
+    """
+    Return whom this module manages: ``{name: {"groups": [given groups]}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.recorded
+    """
+    text = __salt__["guarded_change.read"](ROSTER)
+    return json.loads(text) if text else {}
+
+
+def forget(keys_dir):
+    """
+    Take away the key files that this module wrote, and the record of whom it manages.
+
+    A key file that was there before is put back. Accounts and homes stay. The central
+    folder goes when it is empty.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.forget /etc/ssh/authorized_keys.d
+    """
+    for name in recorded():
+        _forget_one(name, keys_dir)
+    with contextlib.suppress(OSError):
+        os.rmdir(keys_dir)
+    Path(ROSTER).unlink(missing_ok=True)
+    return True
+
+
+def members(groups):
+    """
+    Return who is in each group of ``/etc/group``; ``None`` for a group that is not there.
+
+    groups
+        Names of groups, a list.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.members '[sshd_mfa_user]'
+    """
+    found = _parse_groups(Path("/etc/group").read_text(encoding="utf-8"))
+    return {group: found.get(group) for group in groups}
+
+
+def plan_members(groups):
+    """
+    Return what :py:func:`set_members` would change, as ``{group: {"added":, "removed":}}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.plan_members '{sshd_mfa_user: [sean]}'
+    """
+    changes = {}
+    for group, current in members(list(groups)).items():
+        if current == groups[group]:
+            continue
+        have, want = set(current or []), set(groups[group] or [])
+        changes[group] = {"added": sorted(want - have), "removed": sorted(have - want)}
+    return changes
+
+
+def set_members(groups):
+    """
+    Give groups exactly these members, all in one rename of ``/etc/group``.
+
+    A group that is missing is made with a free system gid; ``None`` as its members
+    removes a group. ``/etc/gshadow`` follows, and nscd is told.
+
+    groups
+        Group name to the list of its members, or to ``None``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.set_members '{sshd_mfa_user: [sean]}'
+    """
+    if not plan_members(groups):
+        return False
+    with _locked():
+        for path, added in (("/etc/group", _new_group), ("/etc/gshadow", _new_gshadow)):
+            text = __salt__["guarded_change.read"](path)
+            if text is not None:
+                edited = _edit_groups(text, groups, added)
+                __salt__["guarded_change.write"](path, edited, keep=False)
+    if Path("/run/nscd/socket").exists():
+        __salt__["cmd.run_all"](["nscd", "--invalidate=group"], python_shell=False)
+    return True
+
+
+def _account(name):
+    """An account from whatever source NSS has, or None."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(name)
+    return None
+
+
+def _plan_account(name, user, account, known_groups, given):
+    missing = sorted(group for group in user["groups"] if group not in known_groups)
+    if missing:
+        raise CommandExecutionError(f"groups: there is no group {missing[0]} here; make it first")
+    changes = _plan_groups(name, user, known_groups, given)
+    if account is None:
+        if user["existing"]:
+            raise CommandExecutionError("existing: there is no such account; take `existing` out")
+        return {"account": "created", **changes}
+    if user["existing"]:
+        return changes
+    if account.pw_uid < _FIRST_UID:
+        raise CommandExecutionError(
+            f"this is an account of the system (uid {account.pw_uid}); if only keys and role are"
+            " to be managed, say existing: true"
+        )
+    for field, current in (("uid", account.pw_uid), ("gid", account.pw_gid), ("home", account.pw_dir)):
+        if user[field] not in (None, current):
+            raise CommandExecutionError(
+                f"{field}: the account has {current}; changing it would leave files behind, so"
+                f" move it by hand (usermod) or give {current}"
+            )
+    for field, current in (("login_shell", account.pw_shell), ("fullname", account.pw_gecos.split(",")[0])):
+        if user[field] not in (None, current):
+            changes[field] = {"old": current, "new": user[field]}
+    return changes
+
+
+def _plan_gone(name):
+    if _account(name) is None:
+        return {"changes": {"account": "forgotten; it was removed by hand"}, "error": ""}
+    return {
+        "changes": {},
+        "error": f"no longer in the pillar, but {name} can still log in: removing people is not"
+        f" built yet. Put the entry back, or run `userdel {name}` on the host and apply again",
+    }
+
+
+def _forget_one(name, keys_dir):
+    """Take one person's key files back to what they were."""
+    central = f"{keys_dir}/{name}"
+    __salt__["guarded_change.write"](central, __salt__["guarded_change.original"](central))
+    if account := _account(name):
+        _restore_home_keys(account)
+
+
+def _restore_home_keys(account):
+    home, uid = account.pw_dir, account.pw_uid
+    current = __salt__["home_file.read"](home, uid, _HOME_KEYS)
+    if current is None or not current.startswith(_HEADER):
+        return
+    before = __salt__["guarded_change.original"](f"{home}/{_HOME_KEYS}")
+    if before is None:
+        __salt__["home_file.remove"](home, uid, _HOME_KEYS)
+    else:
+        __salt__["home_file.write"](home, uid, account.pw_gid, _HOME_KEYS, before)
+
+
+def _plan_groups(name, user, known_groups, given):
+    added = sorted(group for group in user["groups"] if name not in known_groups[group])
+    removed = sorted(
+        group for group in set(given) - set(user["groups"]) if name in known_groups.get(group, ())
+    )
+    return {"groups": {"added": added, "removed": removed}} if added or removed else {}
+
+
+def _plan_keys(name, user, account, store, keys_dir):
+    wanted = _key_lines(user)
+    current = _read_keys(name, account, store, keys_dir)
+    if current == _render_keys(user):
+        return {}
+    have = set() if current is None else {line.strip() for line in current.splitlines()}
+    have = {line for line in have if line and not line.startswith("#")}
+    return {
+        "keys": {
+            "added": sorted(_label(line) for line in set(wanted) - have),
+            "removed": sorted(_label(line) for line in have - set(wanted)),
+        }
+    }
+
+
+def _label(line):
+    """The type and the comment of a key are enough to recognize it by."""
+    return line if len(line) < 60 else f"{line[:30]}…{line[-25:]}"
+
+
+def _key_lines(user):
+    return [user["keys"][label] for label in sorted(user["keys"])]
+
+
+def _render_keys(user):
+    return _HEADER + "".join(f"{line}\n" for line in _key_lines(user))
+
+
+def _read_keys(name, account, store, keys_dir):
+    if store == "central":
+        return __salt__["guarded_change.read"](f"{keys_dir}/{name}")
+    if account is None:
+        return None
+    return __salt__["home_file.read"](account.pw_dir, account.pw_uid, _HOME_KEYS)
+
+
+def _write_keys(name, user, store, keys_dir):
+    text = _render_keys(user)
+    if store == "central":
+        # sshd reads it as the person, so it must be readable by others (sshd(8)).
+        __salt__["guarded_change.write"](f"{keys_dir}/{name}", text, mode=0o644)
+        return
+    account = pwd.getpwnam(name)
+    home, uid = account.pw_dir, account.pw_uid
+    before = __salt__["home_file.read"](home, uid, _HOME_KEYS)
+    __salt__["guarded_change.keep_original"](f"{home}/{_HOME_KEYS}", before)
+    __salt__["home_file.write"](home, uid, account.pw_gid, _HOME_KEYS, text)
+
+
+def _apply_account(name, user, changes):
+    if "account" in changes:
+        _run(_useradd(name, user))
+        return
+    argv = []
+    if "login_shell" in changes:
+        argv += ["--shell", user["login_shell"]]
+    if "fullname" in changes:
+        argv += ["--comment", user["fullname"]]
+    if argv:
+        _run(["usermod", *argv, name])
+
+
+def _useradd(name, user):
+    """Arguments of useradd(8); the password stays locked, and keys work all the same."""
+    argv = ["useradd", "--create-home", "--key", "HOME_MODE=0750", "--shell", user["login_shell"]]
+    for option, field in (("--comment", "fullname"), ("--home-dir", "home"), ("--uid", "uid")):
+        if user[field] is not None:
+            argv += [option, str(user[field])]
+    if user["gid"] is None:
+        argv.append("--user-group")
+    else:
+        argv += ["--gid", str(user["gid"])]
+    return [*argv, name]
+
+
+def _join_groups(users, outcome):
+    """Everybody's groups in one rename."""
+    moves = {name: outcome[name]["changes"].get("groups") for name in users}
+    touched = {g for move in moves.values() if move for g in move["added"] + move["removed"]}
+    wanted = members(sorted(touched))
+    for name, move in moves.items():
+        for group in move["added"] if move else []:
+            wanted[group] = sorted({*(wanted[group] or []), name})
+        for group in move["removed"] if move else []:
+            wanted[group] = [member for member in wanted[group] or [] if member != name]
+    set_members(wanted)
+
+
+def _record(users, forgotten):
+    roster = recorded()
+    wanted = {name: entry for name, entry in roster.items() if name not in forgotten}
+    wanted.update({name: {"groups": user["groups"]} for name, user in users.items()})
+    if wanted != roster:
+        _save(wanted)
+
+
+def _save(roster):
+    text = json.dumps(roster, indent=1, sort_keys=True) + "\n"
+    __salt__["guarded_change.write"](ROSTER, text, mode=0o600, keep=False)
+
+
+def _run(argv):
+    result = __salt__["cmd.run_all"](argv, python_shell=False, ignore_retcode=True)
+    if result["retcode"]:
+        raise CommandExecutionError((result["stderr"] or result["stdout"]).strip())
+
+
+@contextlib.contextmanager
+def _locked():
+    """The lock of lckpwdf(3), which shadow-utils and systemd-sysusers take as well."""
+    with open("/etc/.pwd.lock", "a", encoding="ascii") as lock:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise CommandExecutionError(
+                        f"/etc/.pwd.lock: held by somebody else for {_LOCK_SECONDS} s; is another"
+                        " tool changing accounts? Apply again when it is done"
+                    ) from None
+                time.sleep(0.05)
+        yield
+
+
+def _parse_groups(text):
+    """Members of each group of group(5), as they stand there."""
+    found = {}
+    for line in text.splitlines():
+        name, *_, names = line.split(":")
+        found[name] = [member for member in names.split(",") if member]
+    return found
+
+
+def _edit_groups(text, wanted, new_line):
+    """Set the last field of group(5) or gshadow(5) lines; every other line stays as it is."""
+    lines, missing = [], dict(wanted)
+    for line in text.splitlines():
+        name, _, _ = line.partition(":")
+        if name not in wanted:
+            lines.append(line)
+            continue
+        names = missing.pop(name, None)
+        if names is not None:
+            lines.append(f"{line.rpartition(':')[0]}:{','.join(names)}")
+    for name, names in missing.items():
+        if names is not None:
+            lines.append(new_line(name, lines) + ",".join(names))
+    return "\n".join(lines) + "\n"
+
+
+def _new_group(name, lines):
+    # Only the file counts here: groups of another source do not use system gids.
+    used = {int(line.split(":")[2]) for line in lines if line.count(":") == 3}
+    gid = next(gid for gid in range(999, 99, -1) if gid not in used)
+    return f"{name}:x:{gid}:"
+
+
+def _new_gshadow(name, lines):
+    return f"{name}:!::"

@@ -1,0 +1,100 @@
+"""
+The whole roster of people: accounts, groups, authorized keys and given secrets.
+"""
+
+from salt.exceptions import CommandExecutionError
+from salt.utils.data import traverse_dict_and_list
+
+__virtualname__ = "ssh_users"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def managed(
+    name,
+    pillar="sshd_mfa",
+    keys_dir="/etc/ssh/authorized_keys.d",
+    totp_dir="/var/lib/sshd_mfa/totp",
+):
+    """
+    Converge everybody whom the pillar lists, in one pass.
+
+    An error in one person's entry is named with its pillar path and harms nobody else:
+    the others are served, and the state fails. An error in the policy itself fails the
+    state before anything is touched.
+
+    name
+        Only a label.
+
+    pillar
+        Name of the pillar key, with colons for nested ones. The data is read from the
+        pillar here, so that no secret is in rendered SLS. Default: ``sshd_mfa``
+
+    keys_dir
+        Folder of the central key store.
+
+    totp_dir
+        Folder of the central store of second factors.
+
+    .. code-block:: yaml
+
+        sshd_mfa people:
+          ssh_users.managed:
+            - pillar: sshd_mfa
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    data = traverse_dict_and_list(__pillar__, pillar, {})
+    checked = __salt__["mfa_policy.validate"](data, pillar)
+    if checked["errors"]:
+        return {**ret, "result": False, "comment": "\n".join(checked["errors"])}
+    users, policy = checked["users"], checked["policy"]
+    errors = [error for wrong in checked["user_errors"].values() for error in wrong]
+    stores = {"store": policy["authorized_keys"]["store"], "keys_dir": keys_dir}
+
+    planned = __salt__["ssh_users.plan"](users, named=list(data["users"]), **stores)
+    if not __opts__["test"]:
+        planned = __salt__["ssh_users.apply"](users, planned, **stores)
+    served = [n for n, entry in planned.items() if n in users and not entry["error"]]
+    secrets = __salt__["google_authenticator.managed"](
+        _people(data, users, served), settings=policy["totp"], test=__opts__["test"], folder=totp_dir
+    )
+
+    for person, entry in planned.items():
+        if entry["error"]:
+            errors.append(f"{pillar}:users:{person}: {entry['error']}")
+        changes = {**entry["changes"], **secrets.get(person, {}).get("changes", {})}
+        if changes:
+            ret["changes"][person] = changes
+    errors += [
+        f"{pillar}:users:{person}:totp: {entry['comment']}"
+        for person, entry in secrets.items()
+        if not entry["result"]
+    ]
+    return _finish(ret, errors, len(users))
+
+
+def _people(data, users, served):
+    """What google_authenticator needs of those who are asked for a code."""
+    people = {}
+    for person in served:
+        if users[person]["role"] == "robot":
+            continue
+        totp = data["users"][person].get("totp") or {} if data["users"][person] else {}
+        people[person] = {key: totp.get(key) for key in ("secret", "scratch_codes")}
+    return people
+
+
+def _finish(ret, errors, number):
+    if errors:
+        ret["result"] = False
+        ret["comment"] = "\n".join(errors)
+    elif not ret["changes"]:
+        ret["comment"] = f"All {number} people are as the pillar lists them"
+    elif __opts__["test"]:
+        ret["result"] = None
+        ret["comment"] = f"{len(ret['changes'])} people would be changed"
+    else:
+        ret["comment"] = f"{len(ret['changes'])} people were changed"
+    return ret

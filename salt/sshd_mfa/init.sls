@@ -1,0 +1,5 @@
+include:
+  - .modules
+  - .package
+  - .users
+  - .enforced
