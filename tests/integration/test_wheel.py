@@ -83,6 +83,7 @@ class Environment:
             self.bin / "salt-ssh",
             "-c",
             self.config,
+            "--no-host-keys",
             "--wipe",
             "--out=json",
             target,
@@ -201,9 +202,7 @@ def test_salt_ssh_ships_it(installed, lab, version, name):
     key = lab.client.key("wheel")
     host.run(["mkdir", "-p", "-m", "700", "/root/.ssh"])
     host.run(["tee", "-a", "/root/.ssh/authorized_keys"], input=lab.client.public("wheel") + "\n")
-    roster = {
-        name: {"host": host.address, "user": "root", "priv": str(key), "ignore_host_keys": True}
-    }
+    roster = {name: {"host": host.address, "user": "root", "priv": str(key)}}
     (installed.config / "roster").write_text(json.dumps(roster))
     assert installed.salt_ssh(name, "sshd_mfa.version") == version
     assert "vault.read_secret" in installed.salt_ssh(name, "sys.list_functions", "vault")
