@@ -37,7 +37,6 @@ add_module_names = False
 
 html_theme = "furo"
 html_title = f"sshd_mfa {release}"
-html_static_path = ["_static"]
 # A user copies what is typed, not the prompt.
 copybutton_prompt_text = r"\$ |# "
 copybutton_prompt_is_regexp = True
