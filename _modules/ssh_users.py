@@ -38,7 +38,7 @@ def __virtual__():
     return __virtualname__
 
 
-def plan(users, store, keys_dir, named=()):
+def plan(users, keys_dir=None, named=()):
     """
     Return what :py:func:`apply` would change for each person, and what is wrong.
 
@@ -49,11 +49,9 @@ def plan(users, store, keys_dir, named=()):
         The ``users`` of :py:func:`mfa_policy.validate
         <saltext.sshd_mfa.modules.mfa_policy.validate>`.
 
-    store
-        ``central`` (``keys_dir/NAME``, root's) or ``home`` (``~/.ssh/authorized_keys``).
-
     keys_dir
-        Folder of the central store.
+        Folder of the central store of keys, or ``None`` where the keys lie in the homes:
+        those are :py:func:`plan_home_keys`'s. Default: ``None``
 
     named
         Everybody whom the pillar names, also with an error in the entry. Default: nobody
@@ -65,7 +63,7 @@ def plan(users, store, keys_dir, named=()):
 
     .. code-block:: bash
 
-        salt-call --local ssh_users.plan "$users" central /etc/ssh/authorized_keys.d
+        salt-call --local ssh_users.plan "$users" /etc/ssh/authorized_keys.d
     """
     roster = recorded()
     accounts = {account.pw_name: account for account in pwd.getpwall()}
@@ -76,7 +74,9 @@ def plan(users, store, keys_dir, named=()):
         given = roster.get(name, {}).get("groups", [])
         try:
             changes = _plan_account(name, user, account, known_groups, given)
-            changes.update(_plan_keys(name, user, account, store, keys_dir))
+            if keys_dir:
+                current = __salt__["guarded_change.read"](f"{keys_dir}/{name}")
+                changes.update(_plan_keys(user, current))
             outcome[name] = {"changes": changes, "error": ""}
         except CommandExecutionError as err:
             outcome[name] = {"changes": {}, "error": str(err)}
@@ -108,11 +108,11 @@ def unservable(users):
     return wrong
 
 
-def apply(users, planned, store, keys_dir):
+def apply(users, planned, keys_dir=None):
     """
     Carry out what :py:func:`plan` said. One person's failure stops nobody else.
 
-    users, store, keys_dir
+    users, keys_dir
         As for :py:func:`plan`.
 
     planned
@@ -124,7 +124,7 @@ def apply(users, planned, store, keys_dir):
 
     .. code-block:: bash
 
-        salt-call --local ssh_users.apply "$users" "$planned" central /etc/ssh/authorized_keys.d
+        salt-call --local ssh_users.apply "$users" "$planned" /etc/ssh/authorized_keys.d
     """
     outcome = {}
     for name, entry in planned.items():
@@ -137,7 +137,9 @@ def apply(users, planned, store, keys_dir):
                 continue
             _apply_account(name, users[name], entry["changes"])
             if "keys" in entry["changes"]:
-                _write_keys(name, users[name], store, keys_dir)
+                # sshd reads it as the person, so others must be able to (sshd(8), FILES).
+                text = _render_keys(users[name])
+                __salt__["guarded_change.write"](f"{keys_dir}/{name}", text, mode=0o644)
         except (CommandExecutionError, OSError) as err:
             outcome[name] = {"changes": {}, "error": str(err)}
     served = {
@@ -147,6 +149,60 @@ def apply(users, planned, store, keys_dir):
     }
     _join_groups(served, outcome)
     _record(served, {name for name in planned if name not in users and not planned[name]["error"]})
+    return outcome
+
+
+def plan_home_keys(users):
+    """
+    Return what :py:func:`apply_home_keys` would change, in the form of :py:func:`plan`.
+
+    users
+        As for :py:func:`plan`; the keys lie in ``~/.ssh/authorized_keys``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.plan_home_keys "$users"
+    """
+    outcome = {}
+    for name, user in users.items():
+        try:
+            account = _account(name)
+            current = _read_home_keys(account) if account else None
+            outcome[name] = {"changes": _plan_keys(user, current), "error": ""}
+        except CommandExecutionError as err:
+            outcome[name] = {"changes": {}, "error": str(err)}
+    return outcome
+
+
+def apply_home_keys(users, planned):
+    """
+    Write the keys into the homes of those for whom :py:func:`plan_home_keys` saw changes.
+
+    To be called when sshd asks these people for all their factors: with a key in the home
+    and before that, the key alone would let a new person in.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.apply_home_keys "$users" "$planned"
+    """
+    outcome = {}
+    for name, entry in planned.items():
+        outcome[name] = entry
+        if not entry["changes"]:
+            continue
+        try:
+            account = pwd.getpwnam(name)
+            path = f"{account.pw_dir}/{_HOME_KEYS}"
+            __salt__["guarded_change.keep_original"](path, _read_home_keys(account))
+            _write_home_keys(account, _render_keys(users[name]))
+        except KeyError:
+            outcome[name] = {"changes": {}, "error": "the account could not be made"}
+        except (CommandExecutionError, OSError) as err:
+            outcome[name] = {"changes": {}, "error": str(err)}
     return outcome
 
 
@@ -304,15 +360,14 @@ def _forget_one(name, keys_dir):
 
 
 def _restore_home_keys(account):
-    home, uid = account.pw_dir, account.pw_uid
-    current = __salt__["home_file.read"](home, uid, _HOME_KEYS)
+    current = _read_home_keys(account)
     if current is None or not current.startswith(_HEADER):
         return
-    before = __salt__["guarded_change.original"](f"{home}/{_HOME_KEYS}")
+    before = __salt__["guarded_change.original"](f"{account.pw_dir}/{_HOME_KEYS}")
     if before is None:
-        __salt__["home_file.remove"](home, uid, _HOME_KEYS)
+        __salt__["home_file.remove"](account.pw_dir, account.pw_uid, _HOME_KEYS)
     else:
-        __salt__["home_file.write"](home, uid, account.pw_gid, _HOME_KEYS, before)
+        _write_home_keys(account, before)
 
 
 def _plan_groups(name, user, known_groups, given):
@@ -323,12 +378,11 @@ def _plan_groups(name, user, known_groups, given):
     return {"groups": {"added": added, "removed": removed}} if added or removed else {}
 
 
-def _plan_keys(name, user, account, store, keys_dir):
+def _plan_keys(user, current):
     wanted = _key_lines(user)
-    current = _read_keys(name, account, store, keys_dir)
     if current == _render_keys(user):
         return {}
-    have = set() if current is None else {line.strip() for line in current.splitlines()}
+    have = {line.strip() for line in (current or "").splitlines()}
     have = {line for line in have if line and not line.startswith("#")}
     return {
         "keys": {
@@ -351,25 +405,13 @@ def _render_keys(user):
     return _HEADER + "".join(f"{line}\n" for line in _key_lines(user))
 
 
-def _read_keys(name, account, store, keys_dir):
-    if store == "central":
-        return __salt__["guarded_change.read"](f"{keys_dir}/{name}")
-    if account is None:
-        return None
+def _read_home_keys(account):
     return __salt__["home_file.read"](account.pw_dir, account.pw_uid, _HOME_KEYS)
 
 
-def _write_keys(name, user, store, keys_dir):
-    text = _render_keys(user)
-    if store == "central":
-        # sshd reads it as the person, so it must be readable by others (sshd(8)).
-        __salt__["guarded_change.write"](f"{keys_dir}/{name}", text, mode=0o644)
-        return
-    account = pwd.getpwnam(name)
-    home, uid = account.pw_dir, account.pw_uid
-    before = __salt__["home_file.read"](home, uid, _HOME_KEYS)
-    __salt__["guarded_change.keep_original"](f"{home}/{_HOME_KEYS}", before)
-    __salt__["home_file.write"](home, uid, account.pw_gid, _HOME_KEYS, text)
+def _write_home_keys(account, text):
+    home, uid, gid = account.pw_dir, account.pw_uid, account.pw_gid
+    __salt__["home_file.write"](home, uid, gid, _HOME_KEYS, text)
 
 
 def _apply_account(name, user, changes):

@@ -51,11 +51,12 @@ def managed(
         return {**ret, "result": False, "comment": "\n".join(checked["errors"])}
     users, policy = checked["users"], checked["policy"]
     errors = [error for wrong in checked["user_errors"].values() for error in wrong]
-    stores = {"store": policy["authorized_keys"]["store"], "keys_dir": keys_dir}
+    # Keys in homes are written by sshd_mfa.enforced, once more than the key is asked for.
+    central = keys_dir if policy["authorized_keys"]["store"] == "central" else None
 
-    planned = __salt__["ssh_users.plan"](users, named=list(data["users"]), **stores)
+    planned = __salt__["ssh_users.plan"](users, central, named=list(data["users"]))
     if not __opts__["test"]:
-        planned = __salt__["ssh_users.apply"](users, planned, **stores)
+        planned = __salt__["ssh_users.apply"](users, planned, central)
     served = [n for n, entry in planned.items() if n in users and not entry["error"]]
     secrets = __salt__["google_authenticator.managed"](
         _people(data, users, served), settings=policy["totp"], test=__opts__["test"], folder=totp_dir

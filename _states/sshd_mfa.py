@@ -65,22 +65,24 @@ def enforced(
     )
     if checked["errors"]:
         return {**ret, "result": False, "comment": "\n".join(checked["errors"])}
-    policy, enforce = checked["policy"], checked["policy"]["enforce"]
+    policy, users = checked["policy"], checked["users"]
     try:
-        if enforce:
-            groups = _groups(checked["users"])
+        if policy["enforce"]:
+            groups = _groups(users)
             files = {
                 drop_in: __salt__["mfa_policy.sshd_drop_in"](policy, keys_dir, banner),
                 banner: policy["sshd"]["banner"] or __salt__["guarded_change.original"](banner),
                 **_pam_file(pam_service, __salt__["mfa_policy.pam_block"](policy, totp_dir)),
             }
+            _converge(ret, files, groups, service, _probes(policy, groups, keys_dir))
+            if policy["authorized_keys"]["store"] == "home":
+                _keys_in_homes(ret, users, f"{pillar}:users")
         else:
-            groups = dict.fromkeys(_groups({}), [])
             files = _files_without_us(pam_service, drop_in, banner)
-        probes = _probes(policy, groups, keys_dir) if enforce else []
-        return _converge(ret, files, groups, service, probes, leave=not enforce)
+            _converge(ret, files, dict.fromkeys(_groups({}), []), service, leave=True)
     except CommandExecutionError as err:
-        return {**ret, "result": False, "comment": str(err)}
+        return {**ret, "result": False, "changes": {}, "comment": str(err)}
+    return ret
 
 
 def absent(
@@ -117,13 +119,13 @@ def absent(
         people = sorted(__salt__["ssh_users.recorded"]())
         if people:
             ret["changes"]["people"] = {"no longer managed": people}
-        _converge(ret, files, groups, service, probes=[], leave=True)
+        _converge(ret, files, groups, service, leave=True)
         if people and not __opts__["test"]:
             __salt__["google_authenticator.hand_back"](people)
             __salt__["ssh_users.forget"](keys_dir)
             __salt__["guarded_change.forget_originals"]()
     except CommandExecutionError as err:
-        ret.update(result=False, comment=str(err))
+        ret.update(result=False, changes={}, comment=str(err))
     return ret
 
 
@@ -184,7 +186,22 @@ def _first_account(names):
     return None
 
 
-def _converge(ret, files, groups, service, probes, leave):
+def _keys_in_homes(ret, users, path):
+    wrong = __salt__["ssh_users.unservable"](users)
+    users = {name: user for name, user in users.items() if name not in wrong}
+    outcome = __salt__["ssh_users.plan_home_keys"](users)
+    if not __opts__["test"]:
+        outcome = __salt__["ssh_users.apply_home_keys"](users, outcome)
+    changes = {name: entry["changes"]["keys"] for name, entry in outcome.items() if entry["changes"]}
+    if changes:
+        ret["changes"]["keys"] = changes
+        ret["result"] = None if __opts__["test"] else True
+    errors = [f"{path}:{name}:keys: {e['error']}" for name, e in outcome.items() if e["error"]]
+    if errors:
+        ret.update(result=False, comment="\n".join([ret["comment"], *errors]))
+
+
+def _converge(ret, files, groups, service, probes=(), leave=False):
     changes = __salt__["guarded_change.plan"](files, groups)
     ret["changes"].update(changes)
     if not ret["changes"]:
@@ -197,4 +214,3 @@ def _converge(ret, files, groups, service, probes, leave):
         if changes:
             __salt__["guarded_change.apply"](files, groups, service, probes, leave)
         ret["comment"] = "PAM, sshd and groups were changed; sshd is reloaded"
-    return ret
