@@ -6,7 +6,6 @@ in the environment where it is installed and on a host that is reached from ther
 import json
 import shutil
 import subprocess
-import sys
 import tarfile
 import venv
 import zipfile
@@ -103,8 +102,11 @@ def dist(tmp_path_factory):
             shutil.copytree(source, clean / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, clean / name)
+    builder = tmp_path_factory.mktemp("builder") / "venv"
+    venv.create(builder, with_pip=True)
+    _run(builder / "bin" / "python", "-m", "pip", "install", "--quiet", "build")
     out = tmp_path_factory.mktemp("dist")
-    _run(sys.executable, "-m", "build", "--outdir", out, clean)
+    _run(builder / "bin" / "python", "-m", "build", "--outdir", out, clean)
     return {"sdist": next(out.glob("*.tar.gz")), "wheel": next(out.glob("*.whl"))}
 
 
