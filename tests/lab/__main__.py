@@ -1,0 +1,64 @@
+"""The commands of `./lab`."""
+
+import os
+import shlex
+import shutil
+import sys
+from typing import Annotated
+
+import typer
+
+from tests.lab import cache, runs
+from tests.lab.console import LabError, progress
+from tests.lab.lab import Lab, running
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command()
+def up() -> None:
+    """Boot jump01, jump02, db01 and salt, and leave them running."""
+    lab = Lab()
+    lab.up()
+    lab.keep()
+    for host in lab.hosts.values():
+        print(f"{host.name:8} Debian {host.release}  {host.address}")
+    print("./lab shell HOST · ./lab down")
+
+
+@app.command()
+def down() -> None:
+    """End the labs that `up` left running, and remove what killed ones left behind."""
+    for name in runs.sweep(everything=True):
+        progress(f"{name} is gone")
+
+
+@app.command(context_settings={**PASS_ON, "allow_interspersed_args": False})
+def shell(
+    context: typer.Context,
+    host: Annotated[str, typer.Argument(help="jump01, jump02, db01 or salt")],
+) -> None:
+    """Be root on a host; or run a command there."""
+    hosts = running().hosts
+    if host not in hosts:
+        raise LabError(f"there is no host {host}: {', '.join(hosts)}")
+    line = shlex.join(context.args) if len(context.args) > 1 else "".join(context.args)
+    argv = hosts[host].argv(line or ["env", f"TERM={os.environ.get('TERM', 'dumb')}", "bash", "-l"])
+    os.execvp(argv[0], argv)
+
+
+@app.command()
+def clean() -> None:
+    """Leave no trace: `down`, and the cache too."""
+    down()
+    if runs.folder().exists() and list(runs.folder().glob("mfa*")):
+        raise LabError("a lab of another process is running: end that first")
+    shutil.rmtree(cache.folder(), ignore_errors=True)
+
+
+if __name__ == "__main__":
+    try:
+        app(prog_name="./lab")
+    except LabError as error:
+        sys.exit(f"lab: {error}")

@@ -1,0 +1,102 @@
+"""A real Salt: what its master and minions are configured with, and the `salt` command."""
+
+import json
+import shlex
+import time
+from pathlib import Path
+
+from tests.lab.console import LabError
+from tests.lab.host import Host
+
+REPOSITORY = "/srv/sshd_mfa"  # in the hosts
+MASTER = f"""\
+auto_accept: true
+file_roots:
+  base:
+    - {REPOSITORY}
+    - {REPOSITORY}/salt
+pillar_roots:
+  base:
+    - /srv/pillar
+"""
+MINION = "master: salt\n"
+TOP = "base:\n  'jump*':\n"
+READY = 60.0  # seconds
+
+
+class Master:
+    """The master's command line.
+
+    Args:
+        host: where it runs.
+        pillar: folder on this machine that the host has as /srv/pillar.
+    """
+
+    def __init__(self, host: Host, pillar: Path):
+        self._host = host
+        self._pillar = pillar
+
+    def pillar(self, data: dict | str, **more: dict | str) -> None:
+        """Replace the pillar of jump*.
+
+        Args:
+            data: the whole pillar, `{"sshd_mfa": …}`, or the text of an SLS file.
+            more: further files, by name; Salt merges them over the first in the order given.
+        """
+        files = {"sshd_mfa": data, **more}
+        for stale in self._pillar.glob("*.sls"):
+            stale.unlink()
+        for name, content in files.items():
+            # The renderer takes it as it stands: braces in it are no Jinja.
+            text = content if isinstance(content, str) else "#!json\n" + json.dumps(content)
+            (self._pillar / f"{name}.sls").write_text(text)
+        (self._pillar / "top.sls").write_text(TOP + "".join(f"    - {name}\n" for name in files))
+
+    @staticmethod
+    def command(target: str, function: str, *args: object, **kwargs: object) -> list[str]:
+        """The `salt` command line of a call; values that are no text go as JSON."""
+        values = [_text(value) for value in args]
+        values += [f"{name}={_text(value)}" for name, value in kwargs.items()]
+        return ["salt", target, function, *values]
+
+    def call(
+        self, target: str, function: str, *args: object, timeout: float = 300, **kwargs: object
+    ) -> dict:
+        """What `salt TARGET FUNCTION …` returned, by minion.
+
+        Raises LabError when a minion did not return; a state that failed is the caller's matter.
+        """
+        command = self.command(target, function, *args, **kwargs)
+        options = ["--out=json", "--static", f"--timeout={int(timeout)}"]
+        done = self._host.run([*command, *options], check=False, timeout=timeout + 30)
+        try:
+            returned = json.loads(done.stdout)
+        except ValueError:
+            returned = None
+        silent = "Minion did not return"
+        if not isinstance(returned, dict) or any(
+            isinstance(value, str) and value.startswith(silent) for value in returned.values()
+        ):
+            raise LabError(f"{shlex.join(command)}:\n{done.stdout}\n{done.stderr}")
+        return returned
+
+    def wait(self, minions: list[str]) -> None:
+        """Until all of these minions answer."""
+        deadline = time.monotonic() + READY
+        target = ",".join(minions)
+        command = ["salt", "--out=json", "--static", "--timeout=3", "-L", target, "test.ping"]
+        while True:
+            done = self._host.run(command, check=False)
+            try:
+                answered = json.loads(done.stdout)
+            except ValueError:
+                answered = {}
+            if all(answered.get(minion) is True for minion in minions):
+                return
+            if time.monotonic() > deadline:
+                raise LabError(f"minions {target} do not answer:\n{done.stdout}{done.stderr}")
+            time.sleep(0.2)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
