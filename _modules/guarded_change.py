@@ -353,7 +353,9 @@ def _listening(pid):
     listening = set()
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(FileNotFoundError):
-            rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+            rows = [
+                line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+            ]
             listening |= {row[9] for row in rows if row[3] == "0A"}
     sockets = set()
     with contextlib.suppress(FileNotFoundError):

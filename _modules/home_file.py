@@ -129,7 +129,8 @@ def _folder(home, uid, name, make_for=None):
         info = step.lstat()
         if info.st_uid != 0 or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise CommandExecutionError(
-                f"{home}: others than root can change {step}; run: chown root {step}; chmod go-w {step}"
+                f"{home}: others than root can change {step};"
+                f" run: chown root {step}; chmod go-w {step}"
             )
     with contextlib.ExitStack() as opened:
         fd = os.open(above, _DIRECTORY)
@@ -140,7 +141,9 @@ def _folder(home, uid, name, make_for=None):
             try:
                 fd = os.open(part, _DIRECTORY, dir_fd=fd)
             except NotADirectoryError:
-                raise CommandExecutionError(f"{home}: {part} is not a folder, or is a link") from None
+                raise CommandExecutionError(
+                    f"{home}: {part} is not a folder, or is a link"
+                ) from None
             opened.callback(os.close, fd)
             if os.fstat(fd).st_uid != uid:
                 raise CommandExecutionError(f"{home}: {part} does not belong to uid {uid}")

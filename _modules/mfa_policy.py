@@ -221,7 +221,7 @@ def sshd_drop_in(policy, keys_dir, banner_file):
 
     .. code-block:: bash
 
-        salt-call --local mfa_policy.sshd_drop_in "$policy" /etc/ssh/authorized_keys.d /etc/ssh/banner
+        salt-call --local mfa_policy.sshd_drop_in "$policy" /etc/ssh/authorized_keys.d /etc/issue
     """
     sshd = policy["sshd"]
     lines = [BEGIN, "UsePAM yes", "PermitUserEnvironment no"]
@@ -238,7 +238,9 @@ def sshd_drop_in(policy, keys_dir, banner_file):
             elsewhere = ",".join(["*", *(f"!{network}" for network in networks)])
             lines += ["", f"Match Group {group} Address {elsewhere}", "    DenyUsers *"]
         lines += ["", f"Match Group {group}"]
-        lines += [f"    {keyword} {value}" for keyword, value in _role_keywords(policy, role, keys_dir)]
+        lines += [
+            f"    {keyword} {value}" for keyword, value in _role_keywords(policy, role, keys_dir)
+        ]
     strays = ",".join([MANAGED_GROUP, *(f"!{role_group(role)}" for role in _METHODS)])
     lines += ["", "# Managed people whom no role took", f"Match Group {strays}", "    DenyUsers *"]
     return "\n".join([*lines, END]) + "\n"
@@ -379,7 +381,9 @@ def _refuse(message):
 
 
 def _boolean(value):
-    return value if isinstance(value, bool) else _refuse(f"expected true or false, got {_kind(value)}")
+    return (
+        value if isinstance(value, bool) else _refuse(f"expected true or false, got {_kind(value)}")
+    )
 
 
 def _text(value):

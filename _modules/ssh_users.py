@@ -143,9 +143,7 @@ def apply(users, planned, keys_dir=None):
         except (CommandExecutionError, OSError) as err:
             outcome[name] = {"changes": {}, "error": str(err)}
     served = {
-        name: users[name]
-        for name, entry in outcome.items()
-        if name in users and not entry["error"]
+        name: users[name] for name, entry in outcome.items() if name in users and not entry["error"]
     }
     _join_groups(served, outcome)
     _record(served, {name for name in planned if name not in users and not planned[name]["error"]})
@@ -329,13 +327,20 @@ def _plan_account(name, user, account, known_groups, given):
             f"this is an account of the system (uid {account.pw_uid}); if only keys and role are"
             " to be managed, say existing: true"
         )
-    for field, current in (("uid", account.pw_uid), ("gid", account.pw_gid), ("home", account.pw_dir)):
+    for field, current in (
+        ("uid", account.pw_uid),
+        ("gid", account.pw_gid),
+        ("home", account.pw_dir),
+    ):
         if user[field] not in (None, current):
             raise CommandExecutionError(
                 f"{field}: the account has {current}; changing it would leave files behind, so"
                 f" move it by hand (usermod) or give {current}"
             )
-    for field, current in (("login_shell", account.pw_shell), ("fullname", account.pw_gecos.split(",")[0])):
+    for field, current in (
+        ("login_shell", account.pw_shell),
+        ("fullname", account.pw_gecos.split(",")[0]),
+    ):
         if user[field] not in (None, current):
             changes[field] = {"old": current, "new": user[field]}
     return changes

@@ -2,7 +2,6 @@
 The whole roster of people: accounts, groups, authorized keys and given secrets.
 """
 
-from salt.exceptions import CommandExecutionError
 from salt.utils.data import traverse_dict_and_list
 
 __virtualname__ = "ssh_users"
@@ -59,7 +58,10 @@ def managed(
         planned = __salt__["ssh_users.apply"](users, planned, central)
     served = [n for n, entry in planned.items() if n in users and not entry["error"]]
     secrets = __salt__["google_authenticator.managed"](
-        _people(data, users, served), settings=policy["totp"], test=__opts__["test"], folder=totp_dir
+        _people(data, users, served),
+        settings=policy["totp"],
+        test=__opts__["test"],
+        folder=totp_dir,
     )
 
     for person, entry in planned.items():

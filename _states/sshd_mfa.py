@@ -79,7 +79,7 @@ def enforced(
                 _keys_in_homes(ret, users, f"{pillar}:users")
         else:
             files = _files_without_us(pam_service, drop_in, banner)
-            _converge(ret, files, dict.fromkeys(_groups({}), []), service, leave=True)
+            _converge(ret, files, {group: [] for group in _groups({})}, service, leave=True)
     except CommandExecutionError as err:
         return {**ret, "result": False, "changes": {}, "comment": str(err)}
     return ret
@@ -192,7 +192,9 @@ def _keys_in_homes(ret, users, path):
     outcome = __salt__["ssh_users.plan_home_keys"](users)
     if not __opts__["test"]:
         outcome = __salt__["ssh_users.apply_home_keys"](users, outcome)
-    changes = {name: entry["changes"]["keys"] for name, entry in outcome.items() if entry["changes"]}
+    changes = {
+        name: entry["changes"]["keys"] for name, entry in outcome.items() if entry["changes"]
+    }
     if changes:
         ret["changes"]["keys"] = changes
         ret["result"] = None if __opts__["test"] else True

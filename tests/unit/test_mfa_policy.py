@@ -16,7 +16,9 @@ from tests.support import REPO, load
 
 mfa_policy = load("modules", "mfa_policy")
 
-CASES = sorted(path for path in Path(__file__).parent.glob("mfa_policy/*.yaml") if path.stem != "keys")
+CASES = sorted(
+    path for path in Path(__file__).parent.glob("mfa_policy/*.yaml") if path.stem != "keys"
+)
 KEYS = yaml.safe_load((Path(__file__).parent / "mfa_policy/keys.yaml").read_text())
 
 
@@ -68,27 +70,37 @@ def test_the_example_explains_every_key_that_is_built():
     commented = {"home", "uid", "gid"}
     built = {key for key, rule in mfa_policy._USER.items() if rule.check is not None}
     assert built <= user | commented
-    assert {key for key, rule in mfa_policy._POLICY.items() if rule.check is not None} <= set(pillar)
+    assert {key for key, rule in mfa_policy._POLICY.items() if rule.check is not None} <= set(
+        pillar
+    )
 
 
 def test_every_match_block_sets_the_same_keywords():
     """A keyword left out bleeds in from the next block that matches."""
     policy = mfa_policy.validate({"users": {"a": {"keys": [KEYS["K1"]]}}})["policy"]
     blocks = mfa_policy.sshd_drop_in(policy, "/keys", "/banner").split("\nMatch ")[1:]
-    sets = [{line.split()[0] for line in block.splitlines()[1:] if line.startswith(" ")} for block in blocks]
+    sets = [
+        {line.split()[0] for line in block.splitlines()[1:] if line.startswith(" ")}
+        for block in blocks
+    ]
     roles = [keywords for keywords in sets if keywords != {"DenyUsers"}]
     assert len(roles) == 2
     assert roles[0] == roles[1]
 
 
 def test_a_role_with_networks_is_refused_from_elsewhere():
-    pillar = {"roles": {"user": {"from": ["10.0.0.0/8", "fd00::/8"]}}, "users": {"a": {"keys": [KEYS["K1"]]}}}
+    pillar = {
+        "roles": {"user": {"from": ["10.0.0.0/8", "fd00::/8"]}},
+        "users": {"a": {"keys": [KEYS["K1"]]}},
+    }
     text = mfa_policy.sshd_drop_in(mfa_policy.validate(pillar)["policy"], "/keys", "/banner")
     refusal = "Match Group sshd_mfa_user Address *,!10.0.0.0/8,!fd00::/8\n    DenyUsers *\n"
     assert text.index(refusal) < text.index("Match Group sshd_mfa_user\n")
 
 
-@pytest.mark.parametrize("text", ["", "\n", "# a\n@include common-auth\n", "auth required x.so", "a\r\nb\r\n"])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "# a\n@include common-auth\n", "auth required x.so", "a\r\nb\r\n"]
+)
 def test_the_pam_block_leaves_every_other_byte(text):
     policy = mfa_policy.validate({"users": {"a": {"keys": [KEYS["K1"]]}}})["policy"]
     block = mfa_policy.pam_block(policy, "/totp")

@@ -1,0 +1,127 @@
+"""Files and groups that change as one, on a real host with a real sshd."""
+
+import os
+import socket
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+DROP_IN = "/etc/ssh/sshd_config.d/00-test.conf"
+GROUP = "sshd_mfa_test"
+
+
+@pytest.fixture(autouse=True)
+def host_as_it_was(modules):
+    before = snapshot()
+    yield
+    modules.guarded_change.apply({DROP_IN: None}, {GROUP: None}, "ssh", leave=True)
+    modules.guarded_change.forget_originals()
+    assert snapshot() == before
+
+
+def snapshot():
+    tree = {}
+    for path in [*Path("/etc/ssh").rglob("*"), *Path("/etc/pam.d").rglob("*"), Path("/etc/group")]:
+        info = path.lstat()
+        tree[path] = (info.st_mode, info.st_uid, path.read_bytes() if path.is_file() else None)
+    return tree
+
+
+def main_pid():
+    show = ["systemctl", "show", "--property=MainPID", "--value", "ssh"]
+    return subprocess.run(show, check=True, capture_output=True, text=True).stdout
+
+
+def greeting():
+    with socket.create_connection(("127.0.0.1", 22), timeout=5) as connection:
+        return connection.recv(100)
+
+
+def test_laid_out_and_loaded_without_a_restart(modules):
+    pid = main_pid()
+    text = "# BEGIN sshd_mfa\nVersionAddendum first\n"
+    changes = modules.guarded_change.plan({DROP_IN: text}, {GROUP: ["root"]})
+    assert changes == {
+        DROP_IN: f"--- /dev/null\n+++ {DROP_IN}\n@@ -0,0 +1,2 @@\n"
+        "+# BEGIN sshd_mfa\n+VersionAddendum first\n",
+        "groups": {GROUP: {"added": ["root"], "removed": []}},
+    }
+    modules.guarded_change.apply({DROP_IN: text}, {GROUP: ["root"]}, "ssh")
+    assert b"first" in greeting()
+    assert main_pid() == pid
+    assert modules.guarded_change.plan({DROP_IN: text}, {GROUP: ["root"]}) == {}
+
+
+def test_a_drop_in_that_sshd_does_not_read_is_never_laid_out(modules):
+    with pytest.raises(CommandExecutionError, match=r"00-test.conf.*(?s:.)*Nothing was changed"):
+        modules.guarded_change.apply({DROP_IN: "NoSuchKeyword yes\n"}, {GROUP: []}, "ssh")
+    assert not Path(DROP_IN).exists()
+    assert modules.ssh_users.members([GROUP]) == {GROUP: None}
+
+
+def test_a_failed_probe_brings_everything_back(modules):
+    probe = {"user": "root", "address": "127.0.0.1", "expected": {"maxauthtries": "3"}}
+    with pytest.raises(CommandExecutionError, match="maxauthtries is 5 for root, not 3") as error:
+        modules.guarded_change.apply(
+            {DROP_IN: "MaxAuthTries 5\n"}, {GROUP: ["root"]}, "ssh", [probe]
+        )
+    assert "everything is as it was" in str(error.value)
+    assert not Path(DROP_IN).exists()
+    assert modules.ssh_users.members([GROUP]) == {GROUP: None}
+
+
+def test_what_an_interrupted_run_wrote_is_loaded_by_the_next(modules):
+    text = "VersionAddendum interrupted\n"
+    Path(DROP_IN).write_text(text)
+    Path("/run/sshd_mfa.reload-pending").touch()
+    assert b"interrupted" not in greeting()
+    assert "reload" in modules.guarded_change.plan({DROP_IN: text}, {})
+    modules.guarded_change.apply({DROP_IN: text}, {}, "ssh")
+    assert b"interrupted" in greeting()
+    assert modules.guarded_change.plan({DROP_IN: text}, {}) == {}
+
+
+def test_connections_that_have_not_logged_in_are_cut(modules):
+    """They run under the old configuration, in which a code may be taken for a password."""
+    with socket.create_connection(("127.0.0.1", 22), timeout=5) as connection:
+        connection.recv(100)
+        time.sleep(0.3)
+        modules.guarded_change.apply({DROP_IN: "VersionAddendum new\n"}, {}, "ssh")
+        connection.settimeout(5)
+        try:
+            # What was still under way may come first; then the end.
+            while connection.recv(4096):
+                pass
+        except ConnectionResetError:
+            pass
+
+
+def test_owner_mode_and_attributes_are_kept(modules, tmp_path):
+    path = Path("/etc/ssh/test.banner")
+    try:
+        path.write_text("old\n")
+        os.chown(path, 0, 1)
+        path.chmod(0o640)
+        os.setxattr(path, "user.note", b"kept")
+        modules.guarded_change.write(str(path), "new\n")
+        info = path.stat()
+        assert path.read_text() == "new\n"
+        assert (info.st_gid, stat.S_IMODE(info.st_mode)) == (1, 0o640)
+        assert os.getxattr(path, "user.note") == b"kept"
+        assert modules.guarded_change.original(str(path)) == "old\n"
+        modules.guarded_change.write(str(path), "newer\n")
+        assert modules.guarded_change.original(str(path)) == "old\n"
+        assert Path("/var/lib/sshd_mfa/original").stat().st_mode & 0o777 == 0o700
+    finally:
+        path.unlink()
+
+
+def test_a_folder_that_others_can_write_to_is_refused(modules, tmp_path):
+    tmp_path.chmod(0o777)
+    with pytest.raises(CommandExecutionError, match="others can write to it"):
+        modules.guarded_change.write(str(tmp_path / "file"), "text")
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,132 @@
+"""Files in a home whose owner is hostile."""
+
+import contextlib
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+KEYS = ".ssh/authorized_keys"
+
+
+@pytest.fixture
+def home(account):
+    return Path(account.pw_dir)
+
+
+def test_a_file_that_is_not_there(modules, account, home):
+    assert modules.home_file.read(str(home), account.pw_uid, KEYS) is None
+    assert modules.home_file.remove(str(home), account.pw_uid, KEYS) is False
+
+
+def test_round_trip(modules, account, home):
+    modules.home_file.write(str(home), account.pw_uid, account.pw_gid, KEYS, "one\n")
+    modules.home_file.write(str(home), account.pw_uid, account.pw_gid, KEYS, "two\n")
+    assert modules.home_file.read(str(home), account.pw_uid, KEYS) == "two\n"
+    for path, mode in ((home / ".ssh", 0o700), (home / KEYS, 0o600)):
+        info = path.lstat()
+        assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) == (
+            account.pw_uid,
+            account.pw_gid,
+            mode,
+        )
+    assert os.listdir(home / ".ssh") == ["authorized_keys"]
+    assert modules.home_file.remove(str(home), account.pw_uid, KEYS) is True
+    assert not (home / KEYS).exists()
+
+
+def make_link(home, account, victim):
+    (home / ".ssh").mkdir()
+    (home / KEYS).symlink_to(victim)
+
+
+def make_hard_link(home, account, victim):
+    (home / ".ssh").mkdir()
+    os.link(victim, home / KEYS)
+
+
+def make_folder_link(home, account, victim):
+    (home / ".ssh").symlink_to(victim.parent)
+
+
+def make_fifo(home, account, victim):
+    (home / ".ssh").mkdir()
+    os.mkfifo(home / KEYS)
+
+
+def make_folder(home, account, victim):
+    (home / KEYS).mkdir(parents=True)
+
+
+def make_home_link(home, account, victim):
+    home.rename(home.with_name("moved"))
+    home.symlink_to(victim.parent)
+
+
+@pytest.mark.parametrize(
+    "trap", [make_link, make_hard_link, make_folder_link, make_fifo, make_folder, make_home_link]
+)
+def test_traps(modules, account, home, tmp_path, trap):
+    """Nothing outside the home is read or changed, whatever the person puts there."""
+    victim = tmp_path / "authorized_keys"
+    victim.write_text("root's own\n")
+    trap(home, account, victim)
+    for path in (home / ".ssh", home / KEYS):
+        if path.is_symlink() or path.exists():
+            os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+    before = victim.stat()
+    with pytest.raises(CommandExecutionError):
+        modules.home_file.read(str(home), account.pw_uid, KEYS)
+    # Replacing the name itself is harmless; following it would not be.
+    with contextlib.suppress(CommandExecutionError, OSError):
+        modules.home_file.write(str(home), account.pw_uid, account.pw_gid, KEYS, "new\n")
+    assert victim.read_text() == "root's own\n"
+    # A hard link shares its owner with the file, which the trap above gave away on purpose.
+    if trap is not make_hard_link:
+        assert victim.stat().st_uid == before.st_uid
+
+
+def test_a_folder_above_that_others_can_write_to(modules, account, tmp_path):
+    (tmp_path / "home").mkdir()
+    tmp_path.chmod(0o777)
+    with pytest.raises(CommandExecutionError, match="others than root can change"):
+        modules.home_file.read(str(tmp_path / "home"), account.pw_uid, KEYS)
+
+
+def test_a_folder_that_is_swapped_for_a_link_all_the_time(modules, account, home, tmp_path):
+    """Races against a person who swaps ~/.ssh: root's file is never touched."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "authorized_keys").write_text("root's own\n")
+    stop = threading.Event()
+
+    def swap():
+        real, link = home / ".ssh", home / "link"
+        while not stop.is_set():
+            link.symlink_to(outside)
+            real.rename(home / "aside")
+            link.rename(real)
+            real.unlink()
+            (home / "aside").rename(real)
+
+    (home / ".ssh").mkdir(mode=0o700)
+    os.chown(home / ".ssh", account.pw_uid, account.pw_gid)
+    thread = threading.Thread(target=swap)
+    thread.start()
+    written = 0
+    try:
+        for _ in range(500):
+            try:
+                modules.home_file.write(str(home), account.pw_uid, account.pw_gid, KEYS, "mine\n")
+                written += 1
+            except (CommandExecutionError, OSError):
+                pass
+    finally:
+        stop.set()
+        thread.join()
+    assert written, "the race was never won, so nothing was tried"
+    assert (outside / "authorized_keys").read_text() == "root's own\n"
+    assert os.listdir(outside) == ["authorized_keys"]
