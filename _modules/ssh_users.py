@@ -133,7 +133,7 @@ def apply(users, planned, keys_dir=None):
             continue
         try:
             if name not in users:
-                _forget_one(name, keys_dir)
+                _forget_one(name, {}, keys_dir)
                 continue
             _apply_account(name, users[name], entry["changes"])
             if "keys" in entry["changes"]:
@@ -187,13 +187,14 @@ def apply_home_keys(users, planned):
 
         salt-call --local ssh_users.apply_home_keys "$users" "$planned"
     """
-    outcome = {}
+    outcome, roster = {}, recorded()
     for name, entry in planned.items():
         outcome[name] = entry
         if not entry["changes"]:
             continue
         try:
             account = pwd.getpwnam(name)
+            roster.setdefault(name, {})["home_keys"] = True
             path = f"{account.pw_dir}/{_HOME_KEYS}"
             __salt__["guarded_change.keep_original"](path, _read_home_keys(account))
             _write_home_keys(account, _render_keys(users[name]))
@@ -201,12 +202,13 @@ def apply_home_keys(users, planned):
             outcome[name] = {"changes": {}, "error": "the account could not be made"}
         except (CommandExecutionError, OSError) as err:
             outcome[name] = {"changes": {}, "error": str(err)}
+    _save(roster)
     return outcome
 
 
 def recorded():
     """
-    Return whom this module manages: ``{name: {"groups": [given groups]}}``.
+    Return whom this module manages: ``{name: {"groups": [given groups], "home_keys": bool}}``.
 
     CLI Example:
 
@@ -223,7 +225,7 @@ def forget(keys_dir):
     Take away the key files that this module wrote, and the record of whom it manages.
 
     A key file that was there before is put back. Accounts and homes stay. The central
-    folder goes when it is empty.
+    folder goes when it is empty. Returns ``{name: error}`` of those where that failed.
 
     CLI Example:
 
@@ -231,11 +233,45 @@ def forget(keys_dir):
 
         salt-call --local ssh_users.forget /etc/ssh/authorized_keys.d
     """
-    for name in recorded():
-        _forget_one(name, keys_dir)
+    errors = {}
+    for name, entry in recorded().items():
+        try:
+            _forget_one(name, entry, keys_dir)
+        except (CommandExecutionError, OSError) as err:
+            errors[name] = str(err)
     with contextlib.suppress(OSError):
         os.rmdir(keys_dir)
     Path(ROSTER).unlink(missing_ok=True)
+    return errors
+
+
+def release(name, keys_dir="/etc/ssh/authorized_keys.d"):
+    """
+    Stop managing one person: the account stays, with the way in that it had before.
+
+    For somebody who was taken out of the pillar and whose account is to be kept. Apply
+    afterwards, or the entry in the pillar brings them back.
+
+    name
+        The user's name.
+
+    keys_dir
+        Folder of the central store of keys.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt jump01 ssh_users.release sean
+    """
+    roster = recorded()
+    if name not in roster:
+        raise CommandExecutionError(f"{name} is not managed on this host")
+    found = _parse_groups(Path("/etc/group").read_text(encoding="utf-8"))
+    ours = {group: names for group, names in found.items() if group.startswith("sshd_mfa")}
+    set_members({g: [member for member in names if member != name] for g, names in ours.items()})
+    _forget_one(name, roster.pop(name), keys_dir)
+    _save(roster)
     return True
 
 
@@ -352,15 +388,18 @@ def _plan_gone(name):
     return {
         "changes": {},
         "error": f"no longer in the pillar, but {name} can still log in: removing people is not"
-        f" built yet. Put the entry back, or run `userdel {name}` on the host and apply again",
+        f" built yet. Put the entry back; or remove the account with `userdel {name}`; or keep it,"
+        f" unmanaged and with the way in that it had before, with `salt-call ssh_users.release"
+        f" {name}`. Then apply again",
     }
 
 
-def _forget_one(name, keys_dir):
+def _forget_one(name, entry, keys_dir):
     """Take one person's key files back to what they were."""
     central = f"{keys_dir}/{name}"
     __salt__["guarded_change.write"](central, __salt__["guarded_change.original"](central))
-    if account := _account(name):
+    account = _account(name)
+    if account and entry.get("home_keys"):
         _restore_home_keys(account)
 
 
@@ -461,14 +500,15 @@ def _join_groups(users, outcome):
 def _record(users, forgotten):
     roster = recorded()
     wanted = {name: entry for name, entry in roster.items() if name not in forgotten}
-    wanted.update({name: {"groups": user["groups"]} for name, user in users.items()})
-    if wanted != roster:
-        _save(wanted)
+    for name, user in users.items():
+        wanted[name] = {**roster.get(name, {}), "groups": user["groups"]}
+    _save(wanted)
 
 
 def _save(roster):
-    text = json.dumps(roster, indent=1, sort_keys=True) + "\n"
-    __salt__["guarded_change.write"](ROSTER, text, mode=0o600, keep=False)
+    if roster != recorded():
+        text = json.dumps(roster, indent=1, sort_keys=True) + "\n"
+        __salt__["guarded_change.write"](ROSTER, text, mode=0o600, keep=False)
 
 
 def _run(argv):

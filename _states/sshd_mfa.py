@@ -122,8 +122,12 @@ def absent(
         _converge(ret, files, groups, service, leave=True)
         if people and not __opts__["test"]:
             __salt__["google_authenticator.hand_back"](people)
-            __salt__["ssh_users.forget"](keys_dir)
-            __salt__["guarded_change.forget_originals"]()
+            errors = __salt__["ssh_users.forget"](keys_dir)
+            if errors:
+                ret["result"] = False
+                ret["comment"] += "".join(f"\n{name}: {error}" for name, error in errors.items())
+            else:
+                __salt__["guarded_change.forget_originals"]()
     except CommandExecutionError as err:
         ret.update(result=False, changes={}, comment=str(err))
     return ret

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -69,9 +70,13 @@ def make_home_link(home, account, victim):
 @pytest.mark.parametrize(
     "trap", [make_link, make_hard_link, make_folder_link, make_fifo, make_folder, make_home_link]
 )
-def test_traps(modules, account, home, tmp_path, trap):
+def test_traps(modules, account, home, request, trap):
     """Nothing outside the home is read or changed, whatever the person puts there."""
-    victim = tmp_path / "authorized_keys"
+    # On the file system of the homes: a hard link does not reach further.
+    folder = Path("/home/outside")
+    folder.mkdir()
+    request.addfinalizer(lambda: shutil.rmtree(folder))
+    victim = folder / "authorized_keys"
     victim.write_text("root's own\n")
     trap(home, account, victim)
     for path in (home / ".ssh", home / KEYS):
@@ -104,13 +109,17 @@ def test_a_folder_that_is_swapped_for_a_link_all_the_time(modules, account, home
     stop = threading.Event()
 
     def swap():
-        real, link = home / ".ssh", home / "link"
+        real, link, aside = home / ".ssh", home / "link", home / "aside"
         while not stop.is_set():
-            link.symlink_to(outside)
-            real.rename(home / "aside")
-            link.rename(real)
-            real.unlink()
-            (home / "aside").rename(real)
+            # Root made a folder of that name in between: begin again.
+            with contextlib.suppress(OSError):
+                link.symlink_to(outside)
+                real.rename(aside)
+                link.rename(real)
+                real.unlink()
+                aside.rename(real)
+            for path in (link, aside):
+                path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
 
     (home / ".ssh").mkdir(mode=0o700)
     os.chown(home / ".ssh", account.pw_uid, account.pw_gid)

@@ -1,11 +1,13 @@
 """Accounts, groups and keys of a roster, on a real host."""
 
 import grp
+import os
 import pwd
 import subprocess
 from pathlib import Path
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 GROUPS = ("sshd_mfa_test_a", "sshd_mfa_test_b")
 
@@ -138,6 +140,18 @@ def test_an_account_of_somebody_else(converge):
     assert outcome["daemon"]["error"] == ""
     assert list(outcome["daemon"]["changes"]) == ["keys"]
     assert pwd.getpwnam("daemon") == before
+
+
+def test_somebody_who_is_released(modules, groups, converge):
+    converge({"tester": USER, "tester2": {**USER, "keys": {"1": "ssh-ed25519 BBBB other"}}})
+    modules.ssh_users.set_members({groups[0]: ["tester", "tester2"]})
+    modules.ssh_users.release("tester", "/etc/ssh/keys_of_tests")
+    assert modules.ssh_users.members([groups[0]]) == {groups[0]: ["tester2"]}
+    assert os.listdir("/etc/ssh/keys_of_tests") == ["tester2"]
+    assert list(modules.ssh_users.recorded()) == ["tester2"]
+    assert pwd.getpwnam("tester")
+    with pytest.raises(CommandExecutionError, match="tester is not managed"):
+        modules.ssh_users.release("tester")
 
 
 def test_somebody_who_left_the_pillar(converge):
