@@ -130,7 +130,11 @@ class Lab:
             "etc/machine-id": f"{secrets.token_hex(16)}\n",
         }
         if "minion" in host.spec.services:
-            files |= {"etc/salt/minion": salt.MINION, "etc/salt/minion_id": host.name}
+            files |= {
+                "etc/salt/minion": salt.MINION,
+                "etc/salt/minion_id": host.name,
+                "etc/systemd/system/salt-minion.service.d/lab.conf": salt.MINION_UNIT,
+            }
         if "master" in host.spec.services:
             files["etc/salt/master"] = salt.MASTER
         if host.release == "13":

@@ -33,6 +33,7 @@ for deb in *.deb; do
 done > Packages
 cp -a /etc/apt /usr/local/share/apt-outside
 rm -f /etc/apt/sources.list.d/*
+echo 'Acquire::Languages "none";' > /etc/apt/apt.conf.d/90lab
 echo 'deb [trusted=yes] file:/usr/local/share/apt ./' > /etc/apt/sources.list
 rm -rf /var/lib/apt/lists/* && apt-get -qq update && apt-get clean
 # Timers that would hold apt's lock, or the disk, in the middle of a test.
