@@ -29,8 +29,10 @@ import base64
 import contextlib
 import ctypes
 import errno
+import functools
 import hashlib
 import hmac
+import logging
 import os
 import pwd
 import re
@@ -38,11 +40,13 @@ import secrets
 import stat
 import struct
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+log = logging.getLogger(__name__)
 
 __virtualname__ = "google_authenticator"
 __func_alias__ = {"list_": "list"}
@@ -462,7 +466,8 @@ def _merge(text, secret=None, scratch_codes=None, settings=None):
     """
     file = None if text is None else _parse(text)
     if secret and (file is None or _key(secret) != file.key):
-        return _render(secret, scratch_codes or (), settings)
+        new = _render(secret, scratch_codes or (), settings)
+        return new if file is None or file.adopted is None else _put(new, ADOPTED, file.adopted)
     if file is None:
         raise CommandExecutionError("there is no secret to write")
     if file.beyond_mending:
@@ -558,20 +563,20 @@ def _uri(secret, user, issuer, step=30):
 def _checked_secret(secret):
     """A secret from the pillar, or an error that says what to do, without the value."""
     if not isinstance(secret, str):
-        raise SaltInvocationError("totp:secret: must be text; put it in quotes")
+        raise SaltInvocationError("secret: must be text; put it in quotes")
     if "*" in secret:  # pillar.get in SLS files of the renderer py, from Salt 3008 on
         raise SaltInvocationError(
-            "totp:secret: has stars in it, which is how Salt 3008 masks pillar values: "
+            "secret: has stars in it, which is how Salt 3008 masks pillar values: "
             "name the pillar key to the state instead of handing over what pillar.get returned"
         )
     if "=" in secret:
-        raise SaltInvocationError("totp:secret: leave out the padding (=)")
+        raise SaltInvocationError("secret: leave out the padding (=)")
     secret = secret.upper()
     if not re.fullmatch(r"[A-Z2-7]+", secret):
-        raise SaltInvocationError("totp:secret: only A-Z and 2-7 (base32), without spaces")
+        raise SaltInvocationError("secret: only A-Z and 2-7 (base32), without spaces")
     if len(secret) * 5 < _MIN_SECRET_BITS:
         raise SaltInvocationError(
-            f"totp:secret: has {len(secret) * 5} bits, fewer than {_MIN_SECRET_BITS}: "
+            f"secret: has {len(secret) * 5} bits, fewer than {_MIN_SECRET_BITS}: "
             "give at least 26 characters"
         )
     return secret
@@ -579,15 +584,15 @@ def _checked_secret(secret):
 
 def _checked_scratch_codes(codes):
     if not isinstance(codes, (list, tuple)):
-        raise SaltInvocationError("totp:scratch_codes: must be a list")
+        raise SaltInvocationError("scratch_codes: must be a list")
     for position, code in enumerate(codes):
         if isinstance(code, bool) or not re.fullmatch(r"[1-9][0-9]{7}", str(code)):
             raise SaltInvocationError(
-                f"totp:scratch_codes:{position}: must be a number from 10000000 to 99999999"
+                f"scratch_codes:{position}: must be a number from 10000000 to 99999999"
             )
     codes = [int(code) for code in codes]
     if len(set(codes)) < len(codes):
-        raise SaltInvocationError("totp:scratch_codes: has one code twice")
+        raise SaltInvocationError("scratch_codes: has one code twice")
     return codes
 
 
@@ -596,11 +601,18 @@ def _between(name, value, most):
         raise SaltInvocationError(f"{name}: must be a whole number from 1 to {most}")
 
 
+_FILE_SETTINGS = ("window", "step", "rate_limit", "disallow_reuse")
+_OTHER_SETTINGS = ("store", "adopt", "issuer", "scratch_codes")
+
+
 def _checked_settings(settings):
+    """The pillar's ``totp`` part, every key of it optional."""
     settings = dict(settings or {})
-    unknown = set(settings) - {"window", "step", "rate_limit", "disallow_reuse"}
+    unknown = set(settings) - {*_FILE_SETTINGS, *_OTHER_SETTINGS}
     if unknown:
         raise SaltInvocationError(f"settings: no such key: {', '.join(sorted(map(str, unknown)))}")
+    if settings.get("store", "central") not in ("central", "home"):
+        raise SaltInvocationError("store: must be central or home")
     if "window" in settings:
         _between("window", settings["window"], 100)
     if "step" in settings:
@@ -612,3 +624,542 @@ def _checked_settings(settings):
         _between("rate_limit:attempts", limit["attempts"], 100)
         _between("rate_limit:seconds", limit["seconds"], 3600)
     return settings
+
+
+# ---- The shell: files ------------------------------------------------------------------------
+# Someone hostile may own a home and change everything in it at any time. So no path below a
+# home is ever followed: folders are opened step by step, and what is opened is asked for its
+# owner. New versions are put in place by exchanging two names, so that a login which wrote in
+# between is noticed and not lost.
+
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
+_AT_ONCE = 500  # files staged before they are flushed to disk together
+_ROUNDS = 20
+_STALE = 60  # seconds after which a temporary file of the PAM module is left over from a crash
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a secret file is: a name in an open folder, and who must own it."""
+
+    folder: int
+    name: str
+    uid: int
+    gid: int
+    path: str
+    at_home: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class _Found:
+    text: str
+    info: os.stat_result
+
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _open_folder(path, uid=0):
+    """Open a folder that belongs to ``uid`` or root, below folders that only root can change."""
+    above = Path(os.path.realpath(Path(path).parent))
+    for step in (above, *above.parents):
+        _check_roots_own(step, step.lstat())
+    parent = os.open(above, _FOLDER)
+    try:
+        folder = os.open(Path(path).name, _FOLDER, dir_fd=parent)
+    except NotADirectoryError:
+        raise CommandExecutionError(f"{path}: is not a folder, or is a link") from None
+    finally:
+        os.close(parent)
+    info = os.fstat(folder)
+    try:
+        if info.st_uid != uid:
+            _check_roots_own(path, info)
+    except CommandExecutionError:
+        os.close(folder)
+        raise
+    return folder
+
+
+def _check_roots_own(path, info):
+    if info.st_uid != 0 or info.st_mode & 0o022:
+        raise CommandExecutionError(
+            f"{path}: others than root can change it; run: chown root {path}; chmod go-w {path}"
+        )
+
+
+def _read(place):
+    """What is in the place, or None. Raises CommandExecutionError for what is no plain file."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(place.name, flags, dir_fd=place.folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CommandExecutionError(f"{place.path}: {error.strerror}; is it a link?") from None
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise CommandExecutionError(f"{place.path}: is not a regular file")
+        if info.st_nlink != 1:
+            raise CommandExecutionError(f"{place.path}: has a second name (a hard link)")
+        if place.at_home and info.st_uid != place.uid:
+            raise CommandExecutionError(f"{place.path}: belongs to somebody else")
+        return _Found(os.read(fd, _MAX_SIZE + 1).decode("latin-1"), info)
+    finally:
+        os.close(fd)
+
+
+def _misplaced(place, found):
+    """What the PAM module refuses about owner and mode; 0400, which it sets itself, is right."""
+    mode = stat.S_IMODE(found.info.st_mode)
+    wrong = {}
+    if mode & 0o3777 & ~0o600 or not mode & 0o400:
+        wrong["mode"] = {"old": f"{mode:04o}", "new": "0600"}
+    if found.info.st_uid != place.uid:
+        wrong["owner"] = {"old": found.info.st_uid, "new": place.uid}
+    return wrong
+
+
+def _stage(place, text):
+    """Write a new version beside the file, not flushed yet; returns its name and its inode."""
+    # named as the PAM module names its own, so that what a crash leaves is swept with those
+    name = f"{place.name}~{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=place.folder)
+    try:
+        with os.fdopen(fd, "wb") as staged:
+            staged.write(text.encode("latin-1"))
+            staged.flush()
+            os.fchown(fd, place.uid, place.gid)
+            os.fchmod(fd, 0o600)
+            return name, os.fstat(fd).st_ino
+    except OSError:
+        _unlink(place, name)
+        raise
+
+
+def _unlink(place, name):
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=place.folder)
+
+
+def _libc(function, *arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, function)(*arguments):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _flush(folders):
+    """One flush a file system: an fsync for each of 10,000 files would take minutes."""
+    for folder in {os.fstat(folder).st_dev: folder for folder in folders}.values():
+        _libc("syncfs", folder)
+
+
+def _rename(place, one, other, how):
+    """renameat2(2) within the folder. False where the file system cannot do it that way."""
+    names = os.fsencode(one), os.fsencode(other)
+    try:
+        _libc("renameat2", place.folder, names[0], place.folder, names[1], how)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        return False
+    return True
+
+
+class _OtherWriterError(Exception):
+    """Somebody wrote the file in between. Theirs is in place; ``texts`` are to be joined to it."""
+
+    def __init__(self, *texts):
+        super().__init__()
+        self.texts = texts
+
+
+def _put_in_place(place, staged, inode, found):
+    """Give the staged version the file's name, if the file still is what was found."""
+    try:
+        if found is None:
+            _create(place, staged)
+        elif not _rename(place, staged, place.name, _RENAME_EXCHANGE):
+            _overwrite(place, staged, found)
+        elif not _same(_read(replace(place, name=staged)), found):
+            # back at once: nobody shall log in by the older state
+            _rename(place, staged, place.name, _RENAME_EXCHANGE)
+            back = _read(replace(place, name=staged))
+            raise _OtherWriterError(*([back.text] if back and back.info.st_ino != inode else []))
+    finally:
+        _unlink(place, staged)
+
+
+def _create(place, staged):
+    try:
+        if not _rename(place, staged, place.name, _RENAME_NOREPLACE):
+            os.link(staged, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+    except FileExistsError:
+        raise _OtherWriterError from None
+
+
+def _overwrite(place, staged, found):
+    """Where names cannot be exchanged (NFS): a login in the last microseconds would be lost."""
+    if not _same(_read(place), found):
+        raise _OtherWriterError
+    os.rename(staged, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+
+
+def _same(one, other):
+    return one is not None and (one.text, one.info.st_ino) == (other.text, other.info.st_ino)
+
+
+def _inodes(folder):
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.inode() for entry in entries}
+
+
+def _settled(folder, names):
+    """
+    The inodes in a folder, once no login is about to write one of the files. A login that looked
+    at the old file just before we changed it renames its temporary file over ours; but that one is
+    there before it looks.
+    """
+    for _ in range(200):
+        inodes = _inodes(folder)
+        if not any("~" in entry and entry.partition("~")[0] in names for entry in inodes):
+            break
+        time.sleep(0.01)
+    return inodes
+
+
+def _overwritten(written):
+    """Which of ``{name: (place, inode)}`` somebody else has written since."""
+    gone = set()
+    for folder in {place.folder for place, _ in written.values()}:
+        ours = {place.name: name for name, (place, _) in written.items() if place.folder == folder}
+        inodes = _settled(folder, ours)
+        gone |= {name for entry, name in ours.items() if inodes.get(entry) != written[name][1]}
+    return gone
+
+
+def _take_away(place):
+    """Remove a file, also if a login writes it once more; the texts that were there."""
+    texts = []
+    for _ in range(_ROUNDS):
+        moved = replace(place, name=f"{place.name}~{secrets.token_hex(8)}")
+        try:
+            os.rename(place.name, moved.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+        except FileNotFoundError:
+            break
+        with contextlib.suppress(CommandExecutionError):  # no plain file: nothing to keep
+            texts.append(_read(moved).text)
+        _unlink(place, moved.name)
+        _settled(place.folder, {place.name})
+    os.fsync(place.folder)
+    return texts
+
+
+def _remove_stale(folder, name):
+    with contextlib.suppress(FileNotFoundError):
+        info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISREG(info.st_mode) and info.st_mtime < time.time() - _STALE:
+            os.unlink(name, dir_fd=folder)
+            log.info("removed %s, left over from a login that was cut off", name)
+
+
+# ---- The shell: one run over many people -----------------------------------------------------
+
+
+class _Edit:
+    """A change to one person's secret file: what was found there, and what is to become of it."""
+
+    def __init__(self, place, change=None):
+        self.place = place
+        self.change = change  # text in, text out
+        self.others = []  # texts that lost a race, to be joined
+        self.found = self.text = None  # text: what is to be written; None: nothing
+
+    def plan(self):
+        """Read and change. Done again when somebody else wrote in between."""
+        self.found = _read(self.place)
+        text = self.found and self.change(self._joined())
+        self.text = text if self.found and text != self.found.text else None
+
+    def _joined(self):
+        text = self.found.text
+        for other in self.others:
+            text = _join(text, other)
+        return text
+
+
+class _Wanted(_Edit):
+    """One person's secret file as the pillar wants it."""
+
+    def __init__(self, place, wanted, settings, at_home=None):
+        super().__init__(place)
+        self.secret, self.scratch_codes = _checked(wanted)
+        self.settings = settings
+        self.at_home = at_home  # gives the place of an older ~/.google_authenticator
+        self.changes, self.comment = {}, ""
+
+    def plan(self):
+        self.found = _read(self.place) if self.place.folder is not None else None
+        self.changes, self.text = {}, None
+        base = self._joined() if self.found else self._adopted()
+        if base is None and not self.secret:
+            self.comment = self.comment or "has no secret yet"
+            return
+        after = _merge(base, self.secret, self.scratch_codes, self.settings)
+        if self.found:
+            self.changes = _changes(self.found.text, after)
+            self.changes.update(_misplaced(self.place, self.found))
+        elif base is None:
+            self.changes = _changes(None, after)
+        else:
+            self.changes = {"secret": f"adopted from ~/{HOME_FILE}"}
+        self.text = after if self.changes else None
+
+    def _adopted(self):
+        """
+        The text of a valid ``~/.google_authenticator``, if it is to be taken over. When the pillar
+        gives that very secret, too: what is spent there stays spent.
+        """
+        place = self.at_home and self.at_home()
+        if not place or place.folder is None:
+            return None
+        try:
+            found = _read(place)
+        except CommandExecutionError as error:
+            self.comment = f"not adopted: {error}"
+            return None
+        if not found:
+            return None
+        file = _parse(found.text)
+        if self.secret and file.key != _key(self.secret):
+            return None
+        if file.problems:
+            self.comment = f"{place.path} is not adopted: {'; '.join(file.problems)}"
+            return None
+        if self.settings["adopt"]:
+            return _put(found.text, ADOPTED, "pending")
+        return found.text if self.secret else None
+
+
+def _checked(wanted):
+    secret, codes = wanted.get("secret"), wanted.get("scratch_codes")
+    return (
+        None if secret is None else _checked_secret(secret),
+        None if codes is None else _checked_scratch_codes(codes),
+    )
+
+
+def _write(edits):
+    """
+    Write what is planned: stage all, flush once, put each in its place. Who logged in meanwhile
+    is read and merged anew. ``{name: error}`` of those who could not be written.
+    """
+    errors = {}
+    waiting = {name: edit for name, edit in edits.items() if edit.text is not None}
+    for _ in range(_ROUNDS):
+        lost = _write_once(waiting, errors) if waiting else ()
+        for name in lost:
+            with _noted(errors, name):
+                edits[name].plan()
+        waiting = {name: edits[name] for name in lost if edits[name].text is not None}
+        waiting = {name: edit for name, edit in waiting.items() if name not in errors}
+    errors.update(dict.fromkeys(waiting, "somebody else kept writing the file; apply again"))
+    return errors
+
+
+def _write_once(edits, errors):
+    """The names of those whose file somebody else wrote in between."""
+    staged, written, lost = {}, {}, set()
+    for name, edit in edits.items():
+        with _noted(errors, name):
+            staged[name] = _stage(edit.place, edit.text)
+    folders = {edits[name].place.folder for name in staged}
+    _flush(folders)
+    for name, (temporary, inode) in staged.items():
+        edit = edits[name]
+        try:
+            with _noted(errors, name):
+                _put_in_place(edit.place, temporary, inode, edit.found)
+                if edit.found:
+                    written[name] = (edit.place, inode)
+        except _OtherWriterError as other:
+            edit.others += other.texts
+            lost.add(name)
+    for folder in folders:
+        os.fsync(folder)
+    return lost | _overwritten(written)
+
+
+@contextlib.contextmanager
+def _noted(errors, name):
+    """One person's full disk or bad entry must not end the run for the others."""
+    try:
+        yield
+    except OSError as error:
+        errors[name] = f"the secret file cannot be read or written: {error.strerror}"
+    except (CommandExecutionError, SaltInvocationError) as error:
+        errors[name] = str(error)
+
+
+class _Store:
+    """Where secret files are: one folder of root's, or everybody's home."""
+
+    def __init__(self, store, folder, people, opened):
+        if store not in ("central", "home"):
+            raise SaltInvocationError("store: must be central or home")
+        self.central = store == "central"
+        self.path = folder
+        self.people = people
+        self.opened = opened  # an ExitStack, which closes what is opened here
+        # Asking for one account reads half of /etc/passwd: for many, read it once.
+        self.accounts = {e.pw_name: e for e in pwd.getpwall()} if len(people) > 20 else {}
+        self.folder = self._open(folder) if self.central else None
+
+    @contextlib.contextmanager
+    def chunk(self):
+        """Close the homes that are opened in here."""
+        outer = self.opened
+        with contextlib.ExitStack() as self.opened:
+            yield
+        self.opened = outer
+
+    def create(self):
+        """Make the central folder, if it is missing."""
+        if self.central and self.folder is None:
+            for step in (Path(self.path).parent, Path(self.path)):
+                step.mkdir(mode=0o700, exist_ok=True)
+            self.folder = self._open(self.path)
+
+    def _open(self, path, uid=0):
+        try:
+            folder = _open_folder(path, uid)
+        except FileNotFoundError:
+            return None
+        self.opened.callback(os.close, folder)
+        return folder
+
+    def place(self, name):
+        """Where the person's secret file is or shall be; its folder is None if there is none."""
+        if not self.central:
+            return self.home(name)
+        if not re.fullmatch(r"[^/~\0.-][^/~\0]*", name):
+            raise SaltInvocationError("this name cannot be a file's name in the store")
+        return _Place(self.folder, name, 0, 0, f"{self.path}/{name}")
+
+    def home(self, name):
+        """The place of ``~/.google_authenticator``; its folder is None without a home."""
+        given = {k: v for k, v in (self.people.get(name) or {}).items() if v is not None}
+        account = self.accounts.get(name)
+        if account is None and not {"uid", "gid", "home"} <= set(given):
+            with contextlib.suppress(KeyError):
+                account = pwd.getpwnam(name)
+        if account:
+            known = {"uid": account.pw_uid, "gid": account.pw_gid, "home": account.pw_dir}
+            given = {**known, **given}
+        uid, gid, home = (given.get(key) for key in ("uid", "gid", "home"))
+        folder = self._open(home, uid) if home and uid is not None else None
+        return _Place(folder, HOME_FILE, uid, gid, f"{home or '~'}/{HOME_FILE}", at_home=True)
+
+    def names(self):
+        """Who has a file in the central folder."""
+        return sorted(e for e in _inodes(self.folder) if "~" not in e) if self.folder else []
+
+    def sweep(self):
+        """
+        Remove temporary files that a power cut left, older than a minute. From release 1.09 on
+        the PAM module opens its one with O_EXCL under a fixed name: a stale one refuses every
+        login.
+        """
+        for name in _inodes(self.folder) if self.folder is not None else ():
+            if "~" in name:
+                _remove_stale(self.folder, name)
+
+
+@contextlib.contextmanager
+def _store(store, folder, people):
+    with contextlib.ExitStack() as opened:
+        yield _Store(store, folder, people, opened)
+
+
+def _chunks(people):
+    names = list(people)
+    for start in range(0, len(names), _AT_ONCE):
+        yield {name: people[name] or {} for name in names[start : start + _AT_ONCE]}
+
+
+def _result(result, changes=None, comment=""):
+    return {"result": result, "changes": changes or {}, "comment": comment}
+
+
+def _results(edits, errors, changes):
+    """What bulk functions return; ``changes`` gives those of an edit."""
+    done = {name: _result(True, changes(edit), edit.comment) for name, edit in edits.items()}
+    return {**done, **{name: _result(False, comment=words) for name, words in errors.items()}}
+
+
+# ---- Functions -------------------------------------------------------------------------------
+
+
+def managed(users, settings=None, test=False, folder=CENTRAL):
+    """
+    See to it that everybody's secret file has our part as given, in one pass. The PAM module's
+    part is left as it is; an error in one person's file or entry harms nobody else.
+
+    This is for states, which call it in the process: on a command line secrets would be there for
+    all to see.
+
+    users
+        ``{name: {"secret": …, "scratch_codes": […]}}``. Without a secret (None) the one that is
+        there stays, and nobody gets one; without scratch codes those that are there stay.
+        ``uid``, ``gid`` and ``home`` may be given, too; what is missing is looked up.
+
+    settings
+        The pillar's ``totp``: ``store`` (``central``, the default, or ``home``), ``adopt`` (take
+        over a valid ``~/.google_authenticator``, default true), ``window`` (codes), ``step``
+        (seconds), ``rate_limit`` (``{"attempts", "seconds"}`` or false) and ``disallow_reuse``.
+        An option that is not named is left as it is.
+
+    test
+        Say what would be changed, and change nothing.
+
+    folder
+        The central store's folder, made with mode 0700 when it is missing.
+
+    Returns ``{name: {"result": bool, "changes": {…}, "comment": str}}``, in words and without
+    secrets. An adopted file stays in the home, too, until :py:func:`complete_adoption`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call google_authenticator.managed '{"sean": {}}' settings='{"window": 3}' test=True
+    """
+    settings = {"store": "central", "adopt": True, **_checked_settings(settings)}
+    results = {}
+    with _store(settings["store"], folder, users) as store:
+        if not test:
+            store.create()
+            store.sweep()
+        for chunk in _chunks(users):
+            with store.chunk():
+                results.update(_managed(store, chunk, settings, test))
+    return results
+
+
+def _managed(store, people, settings, test):
+    edits, errors = {}, {}
+    for name, wanted in people.items():
+        with _noted(errors, name):
+            home = functools.partial(store.home, name) if store.central else None
+            edits[name] = edit = _Wanted(store.place(name), wanted, settings, home)
+            if not test and edit.place.folder is None:
+                raise CommandExecutionError(f"{edit.place.path}: the folder is missing")
+            if not test and not store.central:
+                _remove_stale(edit.place.folder, f"{HOME_FILE}~")
+            edit.plan()
+    if not test:
+        errors.update(_write({name: e for name, e in edits.items() if name not in errors}))
+    return _results(edits, errors, lambda edit: edit.changes)
