@@ -20,7 +20,7 @@ def jump(lab, request):
 
 
 @pytest.fixture
-def fresh(lab, jump):
+def host(lab, jump):
     """A jump host that was never touched."""
     return lab.fresh(jump.name)
 

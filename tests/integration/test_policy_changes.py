@@ -1,0 +1,161 @@
+"""What happens when the pillar changes on a host that is already managed."""
+
+from tests.integration.support import WINDOW, apply, person, pillar, snapshot, succeeded
+from tests.lab.totp import Codes
+
+
+def test_false_enrolled_true_and_back(lab, host):
+    people = {"ann": person(lab, "ann"), "ben": person(lab, "ben", totp=None)}
+    codes = Codes(people["ann"]["totp"]["secret"], window=WINDOW)
+    data = pillar(**people)
+    before = snapshot(host, "/etc/ssh", "/etc/pam.d")
+
+    def logins():
+        """Who gets in how: ann by key, ann by key and code, ben by key."""
+        return (
+            lab.client.login(host.name, "ann", key="ann").ok,
+            lab.client.login(host.name, "ann", key="ann", code=codes.next()).ok,
+            lab.client.login(host.name, "ben", key="ben").ok,
+        )
+
+    expected = {
+        # Keys lie in the central store, where sshd does not look yet.
+        False: (False, False, False),
+        "enrolled": (False, True, True),
+        True: (False, True, False),
+    }
+    for enforce in (False, "enrolled", True, "enrolled", False):
+        data["sshd_mfa"]["enforce"] = enforce
+        lab.pillar(data)
+        predicted = apply(lab, host, test=True)
+        applied = apply(lab, host)
+        assert predicted.changes.get("sshd_mfa policy") == applied.changes.get("sshd_mfa policy")
+        assert logins() == expected[enforce], enforce
+        assert apply(lab, host).changes == {}
+        if enforce is False:
+            without_keys = [
+                line
+                for line in snapshot(host, "/etc/ssh", "/etc/pam.d").splitlines()
+                if "authorized_keys.d" not in line
+            ]
+            assert set(without_keys) == set(before.splitlines())
+
+
+def test_both_stores_in_the_homes(lab, host):
+    data = pillar(ann=person(lab, "ann"))
+    data["sshd_mfa"]["authorized_keys"] = {"store": "home"}
+    data["sshd_mfa"]["totp"]["store"] = "home"
+    lab.pillar(data)
+    succeeded(apply(lab, host))
+    codes = Codes(data["sshd_mfa"]["users"]["ann"]["totp"]["secret"], window=WINDOW)
+    assert lab.client.login(host.name, "ann", key="ann", code=codes.next()).ok
+    assert not lab.client.login(host.name, "ann", key="ann").ok
+    owner = host.run(["stat", "-c", "%U %a", "/home/ann/.google_authenticator"]).stdout.split()
+    assert owner in (["ann", "400"], ["ann", "600"])
+    assert succeeded(apply(lab, host)).changes == {}
+
+
+def test_an_adopted_secret_keeps_its_person(lab, host):
+    """Somebody set up by hand after the usual blog post need not enrol again."""
+    secret = "PBBGDIE4KQNP2NPDCAKF63JAQX6XZIE3"
+    host.run(["useradd", "--create-home", "--shell", "/bin/bash", "ann"])
+    host.put(
+        "/home/ann/.google_authenticator",
+        f'{secret}\n" RATE_LIMIT 100 30\n" DISALLOW_REUSE\n" TOTP_AUTH\n40817263\n',
+        mode=0o600,
+    )
+    host.run(["chown", "ann:ann", "/home/ann/.google_authenticator"])
+    lab.pillar(pillar(ann=person(lab, "ann", totp=None)))
+    predicted = apply(lab, host, test=True)
+    applied = succeeded(apply(lab, host))
+    assert predicted.changes["sshd_mfa users"] == applied.changes["sshd_mfa users"]
+    codes = Codes(secret, window=WINDOW)
+    assert lab.client.login(host.name, "ann", key="ann", code=codes.next()).ok
+    assert lab.client.login(host.name, "ann", key="ann", code="40817263").ok
+    assert host.run(["test", "-e", "/home/ann/.google_authenticator"], check=False).returncode == 1
+    assert succeeded(apply(lab, host)).changes == {}
+    assert not lab.client.login(host.name, "ann", key="ann", code="40817263").ok
+
+
+def test_a_robot_is_refused_from_elsewhere(lab, host):
+    data = pillar(robot=person(lab, "robot", role="robot", totp=None))
+    data["sshd_mfa"]["roles"]["robot"]["from"] = ["192.0.2.0/24"]
+    lab.pillar(data)
+    succeeded(apply(lab, host))
+    assert not lab.client.login(host.name, "robot", key="robot").ok
+    data["sshd_mfa"]["roles"]["robot"]["from"] = [f"{lab.network.client}/32"]
+    lab.pillar(data)
+    succeeded(apply(lab, host))
+    assert lab.client.login(host.name, "robot", key="robot").ok
+
+
+def test_one_bad_entry_harms_one_person(lab, host):
+    people = {
+        "ann": person(lab, "ann"),
+        "typo": {"key": lab.client.public("typo")},
+        "daemon": person(lab, "daemon"),
+        "masked": person(lab, "masked", totp={"secret": "**********"}),
+    }
+    lab.pillar(pillar(**people))
+    applied = apply(lab, host)
+    assert applied.results["sshd_mfa users"] is False
+    assert applied.results["sshd_mfa policy"] is True
+    for text in (
+        "sshd_mfa:users:typo:key: no such key; did you mean keys?",
+        "sshd_mfa:users:daemon: this is an account of the system (uid 1)",
+        "sshd_mfa:users:masked:totp: ",
+    ):
+        assert text in applied.comments
+    codes = Codes(people["ann"]["totp"]["secret"], window=WINDOW)
+    assert lab.client.login(host.name, "ann", key="ann", code=codes.next()).ok
+    members = host.run(["getent", "group", "sshd_mfa"]).stdout.strip().rpartition(":")[2]
+    assert "daemon" not in members.split(",")
+
+
+def test_a_broken_pillar_touches_nothing(lab, host):
+    lab.pillar(pillar(ann=person(lab, "ann")))
+    succeeded(apply(lab, host))
+    before = snapshot(host, "/etc", "/var/lib/sshd_mfa")
+    for broken in ({}, {"sshd_mfa": {"users": {}}}, {"sshd_mfa": {"enforced": True}}):
+        lab.pillar(broken)
+        applied = apply(lab, host)
+        assert applied.results["sshd_mfa users"] is False
+        assert applied.results["sshd_mfa policy"] is False
+        assert snapshot(host, "/etc", "/var/lib/sshd_mfa") == before
+
+
+def test_sshd_options_that_another_file_contradicts(lab, host):
+    """An Include that stands too low: the apply says so and leaves nothing behind."""
+    config = host.read("/etc/ssh/sshd_config")
+    lines = [line for line in config.splitlines() if not line.startswith("Include")]
+    host.put(
+        "/etc/ssh/sshd_config",
+        "\n".join(["UsePAM no", *lines, "Include /etc/ssh/sshd_config.d/*.conf", ""]),
+    )
+    before = snapshot(host, "/etc/ssh", "/etc/pam.d")
+    lab.pillar(pillar(ann=person(lab, "ann")))
+    applied = apply(lab, host)
+    assert applied.results["sshd_mfa policy"] is False
+    assert "sshd says usepam is no" in applied.comments
+    assert "everything is as it was" in applied.comments
+    assert "sshd_mfa_user" not in host.run(["cat", "/etc/group"]).stdout
+    left = [
+        s
+        for s in snapshot(host, "/etc/ssh", "/etc/pam.d").splitlines()
+        if "authorized_keys.d" not in s
+    ]
+    assert set(left) == set(before.splitlines())
+
+
+def test_a_port_and_a_banner(lab, host):
+    data = pillar(ann=person(lab, "ann"))
+    data["sshd_mfa"]["sshd"] = {"port": [22, 2222], "banner": "Authorized use only\n"}
+    lab.pillar(data)
+    succeeded(apply(lab, host))
+    codes = Codes(data["sshd_mfa"]["users"]["ann"]["totp"]["secret"], window=WINDOW)
+    for port in (22, 2222):
+        login = lab.client.login(
+            host.name, "ann", key="ann", code=codes.next(), options=["-p", str(port)]
+        )
+        assert login.ok
+        assert "Authorized use only" in login.stderr
