@@ -197,17 +197,14 @@ def test_editable_install_serves_the_checkout(dist, tmp_path_factory):
     assert dirs == {"modules": [f"{checkout}/_modules"], "states": [f"{checkout}/_states"]}
 
 
-@pytest.mark.parametrize("name", ["jump01", "jump02"])
-def test_salt_ssh_ships_it(installed, lab, version, name):
+def test_salt_ssh_ships_it(installed, lab, host, version):
     """
     salt-ssh of 3008 packs installed extensions into the thin archive
     (``salt.utils.thin._discover_saltexts``): the target needs no file roots of ours.
     """
-    host = lab.hosts[name]
-    key = lab.client.key("wheel")
     host.run(["mkdir", "-p", "-m", "700", "/root/.ssh"])
-    host.run(["tee", "-a", "/root/.ssh/authorized_keys"], input=lab.client.public("wheel") + "\n")
-    roster = {name: {"host": host.address, "user": "root", "priv": str(key)}}
-    (installed.config / "roster").write_text(json.dumps(roster))
-    assert installed.salt_ssh(name, "sshd_mfa.version") == version
-    assert "vault.read_secret" in installed.salt_ssh(name, "sys.list_functions", "vault")
+    host.put("/root/.ssh/authorized_keys", lab.client.public("wheel") + "\n", mode=0o600)
+    target = {"host": host.address, "user": "root", "priv": str(lab.client.key("wheel"))}
+    (installed.config / "roster").write_text(json.dumps({host.name: target}))
+    assert installed.salt_ssh(host.name, "sshd_mfa.version") == version
+    assert "vault.read_secret" in installed.salt_ssh(host.name, "sys.list_functions", "vault")
