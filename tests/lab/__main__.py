@@ -49,6 +49,14 @@ def shell(
 
 
 @app.command()
+def demo() -> None:
+    """Show jump hosts that ask for key and code; exit status 1 if anything does not hold."""
+    from tests.lab import demo as shown
+
+    raise typer.Exit(not shown.run())
+
+
+@app.command()
 def clean() -> None:
     """Leave no trace: `down`, and the cache too."""
     down()

@@ -34,7 +34,7 @@ class Login:
         ok: whether the command ran and exited 0.
         rc: exit status of `ssh`: 255 when refused, 124 when it took too long.
         prompts: what the server asked for, as the user would have read it.
-        argv: the whole command line. No code is ever in it.
+        argv: the whole command line, as run in the client's folder. No code is ever in it.
     """
 
     ok: bool
@@ -55,14 +55,14 @@ class Client:
     """
 
     def __init__(self, folder: Path, addresses: dict[str, str], counter: Path):
-        self._folder = folder
+        self.folder = folder
         self._addresses = addresses
         self._counter = counter
         folder.mkdir(mode=0o700, exist_ok=True)
 
     def key(self, name: str) -> Path:
         """The path of an ed25519 private key, made when it is first asked for."""
-        path = self._folder / name
+        path = self.folder / name
         if not path.exists():
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{name}@lab", "-f", path],
@@ -79,13 +79,13 @@ class Client:
 
         A file, since `ssh -J` hands options on to the jump host's connection from there only.
         """
-        path = self._folder / f"{key or 'no-key'}.conf"
+        path = self.folder / f"{key or 'no-key'}.conf"
         offered = f"IdentityFile {self.key(key)}" if key else "PubkeyAuthentication no"
         hosts = [f"Host {name}\n  HostName {at}\n" for name, at in self._addresses.items()]
         text = CONFIG.format(
             title="Written by the lab.",
             identity=offered,
-            folder=self._folder,
+            folder=self.folder,
             hosts="".join(hosts),
         )
         if not path.exists() or path.read_text() != text:
@@ -113,14 +113,14 @@ class Client:
             timeout: seconds until the client is killed.
         """
         batch = ["-o", "BatchMode=yes"] if code is None else []
-        argv = ["ssh", "-F", str(self.config(key)), *batch, *options, f"{user}@{host}"]
+        argv = ["ssh", "-F", self.config(key).name, *batch, *options, f"{user}@{host}"]
         if command is not None:
             argv.append(command)
-        with tempfile.TemporaryDirectory(dir=self._folder) as answers:
+        with tempfile.TemporaryDirectory(dir=self.folder) as answers:
             environment = self._answer(Path(answers), code() if callable(code) else code)
             with self._counter.open("ab") as counter:
                 counter.write(b".")
-            rc, stdout, stderr = _run(argv, environment, timeout)
+            rc, stdout, stderr = _run(argv, self.folder, environment, timeout)
             prompts = Path(answers, "prompts")
             asked = prompts.read_text().splitlines() if prompts.exists() else []
         return Login(rc == 0, rc, stdout, stderr, argv, asked)
@@ -145,9 +145,12 @@ class Client:
         }
 
 
-def _run(argv: list[str], environment: dict[str, str], timeout: float) -> tuple[int, str, str]:
+def _run(
+    argv: list[str], folder: Path, environment: dict[str, str], timeout: float
+) -> tuple[int, str, str]:
     process = subprocess.Popen(
         argv,
+        cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -19,6 +19,7 @@ from tests.lab.network import ONE_AT_A_TIME, Network
 __all__ = ["HOSTS", "Lab", "Login"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+MARK = "etc/sshd_mfa-lab"  # by this, tests that change accounts and sshd know a throw-away host
 JUMP = {"inner": True, "services": ("minion",)}
 HOSTS = (
     Spec("salt", roots.master("12", "3008"), services=("master",), sees_repository=True),
@@ -98,7 +99,7 @@ class Lab:
             self._create()
             with ThreadPoolExecutor() as pool:
                 list(pool.map(Host.boot, self.hosts.values()))
-            self._wait_for_minions(self.hosts)
+            self.wait_for_minions(self.hosts)
         except BaseException:
             self.down()
             raise
@@ -128,6 +129,7 @@ class Lab:
             "etc/hostname": f"{host.name}\n",
             "etc/hosts": "\n".join(["127.0.0.1 localhost", *names, ""]),
             "etc/machine-id": f"{secrets.token_hex(16)}\n",
+            MARK: f"{self.network.name}\n",
         }
         if "minion" in host.spec.services:
             files |= {
@@ -154,7 +156,8 @@ class Lab:
         (seed / "etc/ssh").mkdir(exist_ok=True)
         subprocess.run(["ssh-keygen", "-A", "-f", seed], check=True, stdout=subprocess.DEVNULL)
 
-    def _wait_for_minions(self, names: Sequence[str]) -> None:
+    def wait_for_minions(self, names: Sequence[str]) -> None:
+        """Until those of these hosts that have a minion answer to the master."""
         minions = [name for name in names if "minion" in self.hosts[name].spec.services]
         if minions:
             self._master.wait(minions)
@@ -163,7 +166,7 @@ class Lab:
         """The host, as it was when the lab came up."""
         host = self.hosts[name]
         host.reset()
-        self._wait_for_minions([name])
+        self.wait_for_minions([name])
         return host
 
     def keep(self) -> None:

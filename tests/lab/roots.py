@@ -40,10 +40,9 @@ rm -rf /var/lib/apt/lists/* && apt-get -qq update && apt-get clean
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer
 rm -f /etc/ssh/ssh_host_*
 """
-# The environment is Salt's alone, the programs are where a package would put them. timelib is the
-# one dependency that needs a C compiler, and only some of Salt's Jinja date filters ask for it.
+# The environment is Salt's alone, the programs are where a package would put them.
 INSTALL_SALT = """
-echo 'timelib; python_version < "3"' > /run/override
+echo '{left_out}; python_version < "3"' > /run/override
 uv venv --quiet /opt/salt/{version}
 uv pip install --quiet --compile-bytecode --python /opt/salt/{version} --override /run/override '{salt}'
 for program in /opt/salt/{version}/bin/salt*; do ln -s "$program" /usr/local/bin; done
@@ -107,7 +106,9 @@ def root(release: str) -> Layer:
 
 def salt(release: str, version: str) -> Layer:
     """Debian with Salt's newest release of a series in /opt/salt/SERIES."""
-    script = INSTALL_SALT.format(version=version, salt=tools.SALT[version])
+    script = INSTALL_SALT.format(
+        version=version, salt=tools.SALT[version], left_out=tools.LEFT_OUT
+    )
     return Layer(f"debian-{release}-salt-{version}", script, root(release))
 
 
