@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import tools
+
 REPO = Path(__file__).resolve().parents[2]
 FOLDERS = {"modules": REPO / "_modules", "states": REPO / "_states"}
 # Any other extension would do; on 3008 Salt itself has no `vault` any more, so what loads is this.
@@ -56,7 +58,7 @@ class Environment:
     def __init__(self, root):
         self.bin = root / "venv" / "bin"
         self.config = root / "etc"
-        venv.create(root / "venv", with_pip=True)
+        venv.create(root / "venv")
         (root / "no_files").mkdir()
         self.config.mkdir()
         options = {
@@ -70,7 +72,7 @@ class Environment:
             (self.config / name).write_text(json.dumps(options))
 
     def install(self, *what):
-        _run(self.bin / "python", "-m", "pip", "install", "--quiet", *what)
+        tools.install(self.bin / "python", *map(str, what))
 
     def python(self, code):
         return _run(self.bin / "python", "-c", code, cwd=self.config)
@@ -108,9 +110,9 @@ def dist(tmp_path_factory):
             shutil.copy(source, clean / name)
     builder = tmp_path_factory.mktemp("builder") / "venv"
     venv.create(builder, with_pip=True)
-    _run(builder / "bin" / "python", "-m", "pip", "install", "--quiet", "build")
+    tools.install(builder / "bin/python", "build")
     out = tmp_path_factory.mktemp("dist")
-    _run(builder / "bin" / "python", "-m", "build", "--outdir", out, clean)
+    _run(builder / "bin/python", "-m", "build", "--outdir", out, clean)
     return {"sdist": next(out.glob("*.tar.gz")), "wheel": next(out.glob("*.whl"))}
 
 
@@ -118,7 +120,7 @@ def dist(tmp_path_factory):
 def installed(dist, tmp_path_factory):
     """An environment with the wheel, another Salt extension, and Salt 3008."""
     environment = Environment(tmp_path_factory.mktemp("installed"))
-    environment.install("salt~=3008.0", NEIGHBOUR, dist["wheel"])
+    environment.install(tools.SALT["3008"], NEIGHBOUR, dist["wheel"])
     return environment
 
 

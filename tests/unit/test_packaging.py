@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import yaml
 
+from tests.lab import tools
 from tests.support import REPO, load
 
 MODULES = {kind: sorted((REPO / f"_{kind}").glob("*.py")) for kind in ("modules", "states")}
@@ -21,7 +22,18 @@ def setup():
 
 def files():
     """Every file that git tracks or would; where there is no git, every file."""
-    listing = ["git", "-C", str(REPO), "ls-files", "-z", "--cached", "--others"]
+    # Unit tests run as nobody, who does not own the checkout.
+    listing = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-C",
+        str(REPO),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+    ]
     try:
         found = subprocess.run([*listing, "--exclude-standard"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -53,6 +65,10 @@ def test_one_version(setup):
 def test_no_patch_release_is_pinned(setup):
     found = [*requirements(setup), setup["options"]["python_requires"]]
     assert [text for text in found if re.search(r"===?|~=|\d+\.\d+\.\d+", text)] == []
+
+
+def test_the_lab_installs_what_tests_need(setup):
+    assert sorted(requirements(setup, "tests")) == sorted(tools.TESTS)
 
 
 @pytest.mark.parametrize("folder", ["_modules", "_states", "saltext"])
@@ -105,5 +121,5 @@ def test_hooks_run_every_lint(setup):
     hooks = yaml.safe_load((REPO / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     checks = re.findall(r"^check_([\w-]+)\(\)", (REPO / ".ci/lint").read_text(), re.MULTILINE)
     assert [hook["entry"] for hook in hooks] == [f"bash .ci/lint {check}" for check in checks]
-    tools = {tool for hook in hooks for tool in hook["additional_dependencies"]}
-    assert tools == set(requirements(setup, "lint"))
+    needed = {tool for hook in hooks for tool in hook["additional_dependencies"]}
+    assert needed == set(requirements(setup, "lint"))
