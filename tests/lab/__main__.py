@@ -56,6 +56,23 @@ def demo() -> None:
     raise typer.Exit(not shown.run())
 
 
+@app.command(context_settings=PASS_ON)
+def test(
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="the long tests too")] = False,
+) -> None:
+    """Run the tests; further arguments go to pytest."""
+    from tests.lab.suite import Suite
+
+    raise typer.Exit(not Suite(context.args, everything).run())
+
+
+@app.command()
+def bench() -> None:
+    """Measure what the README's figures say."""
+    raise LabError("there is no benchmark yet")
+
+
 @app.command()
 def clean() -> None:
     """Leave no trace: `down`, and the cache too."""
