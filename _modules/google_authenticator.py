@@ -30,7 +30,6 @@ import contextlib
 import ctypes
 import errno
 import functools
-import hashlib
 import hmac
 import logging
 import os
@@ -80,16 +79,16 @@ class _SecretFile:
     window: int | None  # None: the module refuses the value
     step: int | None  # seconds; None: the module refuses the value
     rate_limit: dict | None  # {"attempts", "seconds"}; None: no limit
-    stamps: tuple  # of recent attempts, seconds since 1970
+    stamps: tuple | None  # of recent attempts, seconds since 1970; None: the module refuses them
     disallow_reuse: bool
-    blocked: tuple  # steps whose codes are spent
+    blocked: tuple | None  # steps whose codes are spent; None: the module refuses them
     time_skew: int  # in steps
     scratch_codes: tuple  # unspent, in the order of the file
     issued: tuple | None  # hashes; None: the file has no such record
     adopted: str | None  # None, "pending" or ""
-    beyond_mending: tuple  # words: what a merge cannot put right
-    refuses_all: tuple  # words: why no code at all is accepted
-    refuses_time: tuple  # words: why no time-based code is accepted
+    beyond_mending: tuple = ()  # words: what a merge cannot put right
+    refuses_all: tuple = ()  # words: why no code at all is accepted
+    refuses_time: tuple = ()  # words: why no time-based code is accepted
 
     @property
     def problems(self):
@@ -127,24 +126,20 @@ def _int32(value):
     return (value + 2**31) % 2**32 - 2**31
 
 
-def _option_lines(key):
-    # get_cfg_value(): lines end at CR or LF, and the key is followed by white space or nothing
-    return re.compile(rf'(?<![^\r\n])" {key}(?![^ \t\r\n])[ \t]*(?P<value>[^\r\n]*)[\r\n]*')
+# get_cfg_value(): lines end at CR or LF, and the key is followed by white space or nothing
+_OPTION = re.compile(r'(?<![^\r\n])" (?P<key>[^ \t\r\n]*)[ \t]*(?P<value>[^\r\n]*)[\r\n]*')
 
 
-_OPTIONS = {
-    key: _option_lines(key)
-    for key in (
-        *("RATE_LIMIT", "WINDOW_SIZE", "STEP_SIZE", "DISALLOW_REUSE", "TIME_SKEW", "HOTP_COUNTER"),
-        *("TOTP_AUTH", ISSUED, ADOPTED),
-    )
-}
+def _options(text):
+    """The values of all options; the first line of each counts."""
+    values = {}
+    for line in _OPTION.finditer(text):
+        values.setdefault(line["key"], line["value"])
+    return values
 
 
-def _option(text, key):
-    """The value of an option, or None. The first line that has it counts."""
-    found = _OPTIONS[key].search(text)
-    return found["value"] if found else None
+def _option_line(text, key):
+    return next((line for line in _OPTION.finditer(text) if line["key"] == key), None)
 
 
 def _key(secret):
@@ -160,9 +155,8 @@ def _key(secret):
     return base64.b32decode(digits + "A" * (-len(digits) % 8))[: len(digits) * 5 // 8] or None
 
 
-def _number(text, key, default, most):
+def _number(value, default, most):
     """WINDOW_SIZE or STEP_SIZE: the value, or None where the module refuses it."""
-    value = _option(text, key)
     if value is None:
         return default
     number, end = _strtoul(value)
@@ -234,59 +228,64 @@ def _scratch_code_spans(text):
 def _parse(text):
     """Read a secret file; what the PAM module refuses stands in ``problems``, without values."""
     key = _key(text.split("\n", 1)[0])
-    broken = []
-    if not 1 <= len(text) <= _MAX_SIZE:
-        broken.append("the file must have 1 to 65536 bytes")
-    elif "\0" in text:
-        broken.append("there is a NUL byte in the file")
-    elif key is None:
-        broken.append("the first line is not a secret in base32 without padding (=)")
-    refuses_all, refuses_time = [*broken], []
-
-    limit = _option(text, "RATE_LIMIT")
-    limits = limit and _limits(limit)
-    stamps = limits and _stamps(limit, limits[2])
-    if limit is not None and not limits:
-        refuses_all.append("RATE_LIMIT needs 1 to 100 attempts and 1 to 3600 seconds")
-    elif limits and stamps is None:
-        refuses_all.append("RATE_LIMIT must end with numbers, without a space behind the last")
-
-    hotp = _strtol(_option(text, "HOTP_COUNTER") or "") > 0
-    totp = '" TOTP_AUTH' in text  # is_totp() looks anywhere
-    if hotp:
-        refuses_time.append("HOTP_COUNTER makes it counter-based; it beats TOTP_AUTH")
-    elif not totp:
-        refuses_time.append("TOTP_AUTH is missing")
-    window = _number(text, "WINDOW_SIZE", 3, 100)
-    if window is None:
-        refuses_time.append("WINDOW_SIZE must be 1 to 100")
-    step = _number(text, "STEP_SIZE", 30, 60)
-    if step is None:
-        refuses_time.append("STEP_SIZE must be 1 to 60 seconds")
-    reuse = _option(text, "DISALLOW_REUSE")
-    blocked = _blocked_steps(reuse or "")
-    if blocked is None:
-        refuses_time.append("DISALLOW_REUSE must be followed by numbers only")
-
-    issued = _option(text, ISSUED)
-    return _SecretFile(
+    option = _options(text).get
+    limits = _limits(option("RATE_LIMIT", ""))
+    issued = option(ISSUED)
+    file = _SecretFile(
         key=key,
-        totp=totp,
-        hotp=hotp,
-        window=window,
-        step=step,
+        totp='" TOTP_AUTH' in text,  # is_totp() looks anywhere
+        hotp=_strtol(option("HOTP_COUNTER", "")) > 0,
+        window=_number(option("WINDOW_SIZE"), 3, 100),
+        step=_number(option("STEP_SIZE"), 30, 60),
         rate_limit={"attempts": limits[0], "seconds": limits[1]} if limits else None,
-        stamps=stamps or (),
-        disallow_reuse=reuse is not None,
-        blocked=blocked or (),
-        time_skew=_int32(_strtol(_option(text, "TIME_SKEW") or "")),
+        stamps=_stamps(option("RATE_LIMIT"), limits[2]) if limits else (),
+        disallow_reuse=option("DISALLOW_REUSE") is not None,
+        blocked=_blocked_steps(option("DISALLOW_REUSE", "")),
+        time_skew=_int32(_strtol(option("TIME_SKEW", ""))),
         scratch_codes=tuple(code for code, _, _ in _scratch_code_spans(text)[0]),
         issued=None if issued is None else tuple(issued.split()),
-        adopted=_option(text, ADOPTED),
-        beyond_mending=tuple(broken) + (tuple(refuses_time[:1]) if hotp else ()),
-        refuses_all=tuple(refuses_all),
-        refuses_time=tuple(refuses_time),
+        adopted=option(ADOPTED),
     )
+    damage = _damage(text, key)
+    return replace(
+        file,
+        beyond_mending=(*damage, *((_HOTP,) if file.hotp else ())),
+        refuses_all=(*damage, *_refused_at_all(file, option("RATE_LIMIT"))),
+        refuses_time=tuple(_refused_times(file)),
+    )
+
+
+_HOTP = "HOTP_COUNTER makes it counter-based; it beats TOTP_AUTH"
+
+
+def _damage(text, key):
+    if not 1 <= len(text) <= _MAX_SIZE:
+        return ("the file must have 1 to 65536 bytes",)
+    if "\0" in text:
+        return ("there is a NUL byte in the file",)
+    if key is None:
+        return ("the first line is not a secret in base32 without padding (=)",)
+    return ()
+
+
+def _refused_at_all(file, limit):
+    if limit is not None and not file.rate_limit:
+        yield "RATE_LIMIT needs 1 to 100 attempts and 1 to 3600 seconds"
+    elif file.stamps is None:
+        yield "RATE_LIMIT must end with numbers, without a space behind the last"
+
+
+def _refused_times(file):
+    if file.hotp:
+        yield _HOTP
+    elif not file.totp:
+        yield "TOTP_AUTH is missing"
+    if file.window is None:
+        yield "WINDOW_SIZE must be 1 to 100"
+    if file.step is None:
+        yield "STEP_SIZE must be 1 to 60 seconds"
+    if file.blocked is None:
+        yield "DISALLOW_REUSE must be followed by numbers only"
 
 
 # ---- The core: what the PAM module would say to a code ---------------------------------------
@@ -352,66 +351,61 @@ def _judge(file, code, now):
 
 def _mark(key, code):
     """How a scratch code is remembered as issued. A mark means nothing under another secret."""
-    return hmac.new(key, f"scratch code {code}".encode(), hashlib.sha256).hexdigest()[:10]
+    return hmac.digest(key, f"scratch code {code}".encode(), "sha256").hex()[:10]
 
 
 def _put(text, key, value=""):
     """Set an option: in its first line, or in a new one below the secret."""
-    line = f'" {key} {value}'.rstrip()
-    found = _OPTIONS[key].search(text)
-    if found:
-        return text[: found.start()] + line + text[found.end("value") :]
+    new = f'" {key} {value}'.rstrip()
+    line = _option_line(text, key)
+    if line:
+        return text[: line.start()] + new + text[line.end("value") :]
     secret, _, rest = text.partition("\n")
-    return f"{secret}\n{line}\n{rest}"
+    return f"{secret}\n{new}\n{rest}"
 
 
 def _without(text, key):
-    return _OPTIONS[key].sub("", text)
+    return _OPTION.sub(lambda line: "" if line["key"] == key else line[0], text)
 
 
 def _readable_numbers(text):
     return [number for number in re.findall(r"[0-9]+", text) if len(number) < 19]
 
 
-def _put_rate_limit(text, wanted):
+def _put_rate_limit(text, file, wanted):
+    value = _options(text).get("RATE_LIMIT", "")
     if not wanted:
         return _without(text, "RATE_LIMIT")
-    ours = f"{wanted['attempts']} {wanted['seconds']}"
-    value = _option(text, "RATE_LIMIT")
-    if value is None:
-        return _put(text, "RATE_LIMIT", ours)
-    limits = _limits(value)
-    if not limits or _stamps(value, limits[2]) is None:  # mend it, keeping what can be read
-        return _put(text, "RATE_LIMIT", " ".join([ours, *_readable_numbers(value)[2:]]))
-    if limits[:2] == (wanted["attempts"], wanted["seconds"]):
-        return text
-    return _put(text, "RATE_LIMIT", ours + value[limits[2] :])
+    if file.rate_limit and file.stamps is not None:
+        stamps = value[_limits(value)[2] :]  # byte for byte
+    else:  # mend it, keeping what can be read
+        stamps = "".join(f" {number}" for number in _readable_numbers(value)[2:])
+    return _put(text, "RATE_LIMIT", f"{wanted['attempts']} {wanted['seconds']}{stamps}")
 
 
-def _put_disallow_reuse(text, wanted):
-    value = _option(text, "DISALLOW_REUSE")
-    if not wanted:
-        return _without(text, "DISALLOW_REUSE")
-    if value is None or _blocked_steps(value) is None:
-        return _put(text, "DISALLOW_REUSE", " ".join(_readable_numbers(value or "")))
-    return text
-
-
-def _put_settings(text, settings):
+def _put_settings(text, file, settings):
     """The option values in ``settings``; what is not named there stays."""
-    if "rate_limit" in settings:
-        text = _put_rate_limit(text, settings["rate_limit"])
-    if "window" in settings and _number(text, "WINDOW_SIZE", 3, 100) != settings["window"]:
+    if settings.get("window", file.window) != file.window:
         text = _put(text, "WINDOW_SIZE", settings["window"])
-    if "step" in settings and _number(text, "STEP_SIZE", 30, 60) != settings["step"]:
+    if settings.get("step", file.step) != file.step:
         text = _put(text, "STEP_SIZE", settings["step"])
-    if "disallow_reuse" in settings:
-        text = _put_disallow_reuse(text, settings["disallow_reuse"])
-    return text if '" TOTP_AUTH' in text else _put(text, "TOTP_AUTH")
+    limit = settings.get("rate_limit", file.rate_limit) or None
+    refused = file.refuses_all and (limit or "rate_limit" in settings)
+    if limit != file.rate_limit or refused:
+        text = _put_rate_limit(text, file, limit)
+    reuse = settings.get("disallow_reuse", file.disallow_reuse)
+    if file.disallow_reuse and not reuse:
+        text = _without(text, "DISALLOW_REUSE")
+    elif reuse and (not file.disallow_reuse or file.blocked is None):
+        blocked = _readable_numbers(_options(text).get("DISALLOW_REUSE", ""))
+        text = _put(text, "DISALLOW_REUSE", " ".join(blocked))
+    return text if file.totp else _put(text, "TOTP_AUTH")
 
 
 def _drop_scratch_codes(text, codes):
     """Take codes out of the file, as the module takes out a used one."""
+    if not codes:
+        return text
     for code, start, end in reversed(_scratch_code_spans(text)[0]):
         if code in codes:
             rest = text[end:].lstrip("\r\n")
@@ -420,21 +414,22 @@ def _drop_scratch_codes(text, codes):
 
 
 def _add_scratch_codes(text, codes):
+    if not codes:
+        return text
     place = _scratch_code_spans(text)[1]
     above, below = text[:place], text[place:]
-    if codes and not above.endswith(("\n", "\r")):
+    if not above.endswith(("\n", "\r")):
         above += "\n"
     return above + "".join(f"{code}\n" for code in codes) + below
 
 
-def _put_scratch_codes(text, key, wanted):
+def _put_scratch_codes(text, file, wanted):
     """
     Issue what was not issued yet, withdraw what is no longer wanted. A code that was issued and is
     not in the file is spent, and stays so; so does, in a file that has no record of what was
     issued, every code that is not in it. Codes that were made on the host are left alone.
     """
-    file = _parse(text)
-    marks = {code: _mark(key, code) for code in {*wanted, *file.scratch_codes}}
+    marks = {code: _mark(file.key, code) for code in {*wanted, *file.scratch_codes}}
     issued = file.issued
     if issued is None:
         issued = tuple(marks[code] for code in wanted)
@@ -455,7 +450,7 @@ def _render(secret, scratch_codes=(), settings=None):
     """A new secret file, without any live state."""
     text = _put(f"{secret}\n", "TOTP_AUTH")
     text = _put(text, ISSUED, " ".join(_mark(_key(secret), code) for code in scratch_codes))
-    return _add_scratch_codes(_put_settings(text, settings or {}), scratch_codes)
+    return _add_scratch_codes(_put_settings(text, _parse(text), settings or {}), scratch_codes)
 
 
 def _merge(text, secret=None, scratch_codes=None, settings=None):
@@ -472,9 +467,9 @@ def _merge(text, secret=None, scratch_codes=None, settings=None):
         raise CommandExecutionError("there is no secret to write")
     if file.beyond_mending:
         raise CommandExecutionError("; ".join(file.beyond_mending))
-    text = _put_settings(text, settings or {})
+    text = _put_settings(text, file, settings or {})
     if scratch_codes is not None:
-        text = _put_scratch_codes(text, file.key, scratch_codes)
+        text = _put_scratch_codes(text, file, scratch_codes)
     return text
 
 
@@ -490,11 +485,12 @@ def _join(text, other):
     for key, mine, more in (
         ("DISALLOW_REUSE", ours.blocked, theirs.blocked),
         ("RATE_LIMIT", ours.stamps, theirs.stamps),
-        (ISSUED, ours.issued or (), theirs.issued or ()),
+        (ISSUED, ours.issued, theirs.issued),
     ):
-        missing = [str(entry) for entry in more if entry not in mine]
-        if missing:
-            text = _put(text, key, " ".join([_option(text, key) or "", *missing]).strip())
+        missing = [str(entry) for entry in more or () if entry not in (mine or ())]
+        value = _options(text).get(key)
+        if missing and value is not None:
+            text = _put(text, key, " ".join([value, *missing]).strip())
     return text
 
 
@@ -744,9 +740,11 @@ def _unlink(place, name):
         os.unlink(name, dir_fd=place.folder)
 
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
 def _libc(function, *arguments):
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, function)(*arguments):
+    if getattr(_LIBC, function)(*arguments):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 

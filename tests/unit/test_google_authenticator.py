@@ -114,7 +114,7 @@ def test_no_text_breaks_the_parser(text):
 
 @given(FILES, CODES)
 def test_options_are_put_where_they_are_read(text, number):
-    assert ga._option(ga._put(text, "WINDOW_SIZE", number), "WINDOW_SIZE") == str(number)
+    assert ga._options(ga._put(text, "WINDOW_SIZE", number))["WINDOW_SIZE"] == str(number)
 
 
 @given(st.lists(CODES, unique=True, max_size=5), SETTINGS)
@@ -135,6 +135,21 @@ def test_merging_again_changes_nothing(text, codes, settings):
     assert ga._changes(text, once) or once == text
 
 
+@given(
+    FILES,
+    st.fixed_dictionaries(
+        {
+            "window": st.integers(1, 100),
+            "step": st.integers(1, 60),
+            "disallow_reuse": st.booleans(),
+            "rate_limit": st.sampled_from([None, False, {"attempts": 3, "seconds": 30}]),
+        }
+    ),
+)
+def test_a_merge_of_every_setting_leaves_a_file_that_lets_in(text, settings):
+    assert ga._parse(merged(text, secret=SECRET, settings=settings)).problems == ()
+
+
 @given(FILES, st.none() | st.lists(CODES, unique=True, max_size=5), SETTINGS)
 def test_merging_changes_our_fields_only(text, codes, settings):
     assume(text.startswith(SECRET))
@@ -144,9 +159,9 @@ def test_merging_changes_our_fields_only(text, codes, settings):
     assert after.key == before.key
     assert after.time_skew == before.time_skew
     if settings.get("disallow_reuse", True):
-        assert set(after.blocked) >= set(before.blocked)
+        assert set(after.blocked) >= set(before.blocked or ())
     if settings.get("rate_limit", True):
-        assert set(after.stamps) >= set(before.stamps)
+        assert set(after.stamps) >= set(before.stamps or ())
     ours = ("SSHD_MFA", "WINDOW", "STEP", "RATE", "DISALLOW", "TOTP")
 
     def theirs(text):
@@ -177,9 +192,9 @@ def test_joined_files_count_as_spent_what_is_so_in_either(text, other):
     assert not set(joined.scratch_codes) - set(ours.scratch_codes)
     if ours.key == theirs.key:
         assert not set(joined.scratch_codes) - set(theirs.scratch_codes)
-        assert set(joined.blocked) >= set(ours.blocked)
-        if ours.disallow_reuse:
-            assert set(joined.blocked) >= set(theirs.blocked)
+        assert set(joined.blocked or ()) >= set(ours.blocked or ())
+        if ours.blocked is not None and ours.disallow_reuse:
+            assert set(joined.blocked) >= set(theirs.blocked or ())
 
 
 # ---- New secrets, and what is refused from the caller ----------------------------------------
