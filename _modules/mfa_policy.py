@@ -29,11 +29,14 @@ MANAGED_GROUP = "sshd_mfa"
 BEGIN = "# BEGIN sshd_mfa: managed by Salt, change the pillar instead"
 END = "# END sshd_mfa"
 
-#: Which factors a role asks for, and with which authentication methods sshd asks for them.
-#: A comma means "and" in AuthenticationMethods; a space would mean "or" (sshd_config(5)).
+#: With which authentication methods sshd asks for the factors of a group. A comma means "and"
+#: in AuthenticationMethods; a space would mean "or" (sshd_config(5)). In ``single`` are people
+#: of the role ``user`` who have no second factor yet, while ``enforce`` is ``enrolled``: were
+#: they asked for keyboard-interactive, too, clients with BatchMode would not get in any more.
 _METHODS = {
     "user": "publickey,keyboard-interactive:pam",
     "robot": "publickey",
+    "single": "publickey",
 }
 
 #: Set by the policy itself; in ``sshd:options`` they would contradict it.
@@ -113,12 +116,15 @@ def validate(data, path="sshd_mfa"):
     return {"errors": errors, "user_errors": user_errors, "policy": policy, "users": users}
 
 
-def groups(users):
+def groups(users, single=()):
     """
     Return who has to be in which group, as ``{group: [name, …]}``, names sorted.
 
     users
         The ``users`` of :py:func:`validate`.
+
+    single
+        Those of the role ``user`` who are asked for their key alone. Default: nobody
 
     CLI Example:
 
@@ -126,9 +132,10 @@ def groups(users):
 
         salt-call --local mfa_policy.groups '{sean: {role: user}, deploy: {role: robot}}'
     """
-    members = {MANAGED_GROUP: sorted(users)}
-    for role in _METHODS:
-        members[role_group(role)] = sorted(n for n, user in users.items() if user["role"] == role)
+    members = {MANAGED_GROUP: sorted(users), **{role_group(role): [] for role in _METHODS}}
+    for name in sorted(users):
+        role = "single" if name in single else users[name]["role"]
+        members[role_group(role)].append(name)
     return members
 
 
@@ -232,7 +239,7 @@ def sshd_drop_in(policy, keys_dir, banner_file):
         lines += [f"{keyword} {value}" for value in values]
     for role in _METHODS:
         group = role_group(role)
-        networks = policy["roles"].get(role, {}).get("from", [])
+        networks = policy["roles"]["user" if role == "single" else role]["from"]
         if networks:
             # A list of negations alone never matches, hence the star (ssh_config(5), PATTERNS).
             elsewhere = ",".join(["*", *(f"!{network}" for network in networks)])

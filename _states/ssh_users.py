@@ -70,11 +70,14 @@ def managed(
         changes = {**entry["changes"], **secrets.get(person, {}).get("changes", {})}
         if changes:
             ret["changes"][person] = changes
-    errors += [
-        f"{pillar}:users:{person}:totp: {entry['comment']}"
-        for person, entry in secrets.items()
-        if not entry["result"]
-    ]
+        factor = secrets.get(person, {"result": True, "comment": ""})
+        if not factor["result"]:
+            errors.append(f"{pillar}:users:{person}: {factor['comment']}")
+        elif factor["comment"] and policy["enforce"] is True:
+            errors.append(
+                f"{pillar}:users:{person}:totp: {factor['comment']}, so {person} cannot log in;"
+                " give totp:secret"
+            )
     return _finish(ret, errors, len(users))
 
 

@@ -68,7 +68,7 @@ def enforced(
     policy, users = checked["policy"], checked["users"]
     try:
         if policy["enforce"]:
-            groups = _groups(users)
+            groups = _groups(users, _without_factor(users, policy, totp_dir))
             files = {
                 drop_in: __salt__["mfa_policy.sshd_drop_in"](policy, keys_dir, banner),
                 banner: policy["sshd"]["banner"] or __salt__["guarded_change.original"](banner),
@@ -133,7 +133,20 @@ def absent(
     return ret
 
 
-def _groups(users):
+def _without_factor(users, policy, totp_dir):
+    """Those who enter by their key alone until they have a second factor."""
+    if policy["enforce"] != "enrolled":
+        return []
+    people = {n: {} for n, user in users.items() if user["role"] == "user"}
+    found = __salt__["google_authenticator.managed"](
+        people, settings=policy["totp"], test=True, folder=totp_dir
+    )
+    # A file that is there and wrong is an error, and must not open the door to a key alone.
+    missing = {n for n, entry in found.items() if entry["result"] and entry["comment"]}
+    return sorted(n for n in missing if not users[n]["provisioned"])
+
+
+def _groups(users, single=()):
     """
     Who has to be in which group.
 
@@ -141,10 +154,10 @@ def _groups(users):
     in the groups that they are in.
     """
     wrong = __salt__["ssh_users.unservable"](users)
-    groups = __salt__["mfa_policy.groups"]({n: u for n, u in users.items() if n not in wrong})
-    moved = set(users) - set(wrong)
+    served = {name: user for name, user in users.items() if name not in wrong}
+    groups = __salt__["mfa_policy.groups"](served, single)
     for group, current in __salt__["ssh_users.members"](list(groups)).items():
-        stay = set(current or []) - moved
+        stay = set(current or []) - set(served)
         groups[group] = sorted({*groups[group], *stay})
     return groups
 

@@ -84,8 +84,18 @@ def test_every_match_block_sets_the_same_keywords():
         for block in blocks
     ]
     roles = [keywords for keywords in sets if keywords != {"DenyUsers"}]
-    assert len(roles) == 2
-    assert roles[0] == roles[1]
+    assert len(roles) == 3
+    assert roles[0] == roles[1] == roles[2]
+
+
+def test_exactly_one_role_group_a_person():
+    users = {"ann": {"role": "user"}, "ben": {"role": "user"}, "bot": {"role": "robot"}}
+    assert mfa_policy.groups(users, single=["ben"]) == {
+        "sshd_mfa": ["ann", "ben", "bot"],
+        "sshd_mfa_user": ["ann"],
+        "sshd_mfa_robot": ["bot"],
+        "sshd_mfa_single": ["ben"],
+    }
 
 
 def test_a_role_with_networks_is_refused_from_elsewhere():
