@@ -77,6 +77,11 @@ def enforced(
             _converge(ret, files, groups, service, _probes(policy, groups, keys_dir))
             if policy["authorized_keys"]["store"] == "home":
                 _keys_in_homes(ret, users, f"{pillar}:users")
+            if policy["totp"]["store"] == "central" and not __opts__["test"]:
+                # ssh_users.managed took these over and reported them; what lies in the homes was
+                # of use until just now.
+                done = __salt__["google_authenticator.complete_adoption"](folder=totp_dir)
+                _note_errors(ret, {n: e["comment"] for n, e in done.items() if not e["result"]})
         else:
             files = _files_without_us(pam_service, drop_in, banner)
             _converge(ret, files, {group: [] for group in _groups({})}, service, leave=True)
@@ -92,6 +97,7 @@ def absent(
     drop_in="/etc/ssh/sshd_config.d/00-sshd_mfa.conf",
     banner="/etc/ssh/sshd_mfa.banner",
     keys_dir="/etc/ssh/authorized_keys.d",
+    totp_dir="/var/lib/sshd_mfa/totp",
 ):
     """
     Leave PAM and sshd byte for byte as they were before the first apply.
@@ -104,7 +110,7 @@ def absent(
     name
         Only a label.
 
-    service, pam_service, drop_in, banner, keys_dir
+    service, pam_service, drop_in, banner, keys_dir, totp_dir
         As for :py:func:`enforced`.
 
     .. code-block:: yaml
@@ -121,12 +127,11 @@ def absent(
             ret["changes"]["people"] = {"no longer managed": people}
         _converge(ret, files, groups, service, leave=True)
         if people and not __opts__["test"]:
-            __salt__["google_authenticator.hand_back"](people)
-            errors = __salt__["ssh_users.forget"](keys_dir)
-            if errors:
-                ret["result"] = False
-                ret["comment"] += "".join(f"\n{name}: {error}" for name, error in errors.items())
-            else:
+            done = __salt__["google_authenticator.hand_back"](folder=totp_dir)
+            errors = {name: entry["comment"] for name, entry in done.items() if not entry["result"]}
+            errors.update(__salt__["ssh_users.forget"](keys_dir))
+            _note_errors(ret, errors)
+            if not errors:
                 __salt__["guarded_change.forget_originals"]()
     except CommandExecutionError as err:
         ret.update(result=False, changes={}, comment=str(err))
@@ -215,9 +220,13 @@ def _keys_in_homes(ret, users, path):
     if changes:
         ret["changes"]["keys"] = changes
         ret["result"] = None if __opts__["test"] else True
-    errors = [f"{path}:{name}:keys: {e['error']}" for name, e in outcome.items() if e["error"]]
+    _note_errors(ret, {f"{path}:{n}:keys": e["error"] for n, e in outcome.items() if e["error"]})
+
+
+def _note_errors(ret, errors):
     if errors:
-        ret.update(result=False, comment="\n".join([ret["comment"], *errors]))
+        ret["result"] = False
+        ret["comment"] += "".join(f"\n{where}: {words}" for where, words in errors.items())
 
 
 def _converge(ret, files, groups, service, probes=(), leave=False):

@@ -155,7 +155,11 @@ def test_a_port_and_a_banner(lab, host):
     codes = Codes(data["sshd_mfa"]["users"]["ann"]["totp"]["secret"], window=WINDOW)
     for port in (22, 2222):
         login = lab.client.login(
-            host.name, "ann", key="ann", code=codes.next(), options=["-p", str(port)]
+            host.name,
+            "ann",
+            key="ann",
+            code=codes.next(),
+            options=[f"-p{port}", "-oLogLevel=INFO"],
         )
         assert login.ok
         assert "Authorized use only" in login.stderr
