@@ -68,10 +68,12 @@ class Lab:
         outer = {name: host.outer for name, host in self.hosts.items() if host.outer}
         counter = Path(os.environ.get("LAB_LOGINS") or self.folder / "logins")
         self.client = Client(self.folder / "client", outer, counter)
-        if any("master" in spec.services for spec in self._specs):
-            master = salt.Master(self.hosts["salt"], self.folder / "pillar")
-            self.pillar, self.salt = master.pillar, master.call
-            self._master = master
+        for spec in self._specs:
+            if "master" in spec.services:
+                minions = [other.name for other in self._specs if "minion" in other.services]
+                master = salt.Master(self.hosts[spec.name], self.folder / "pillar", minions)
+                self.pillar, self.salt = master.pillar, master.call
+                self._master = master
 
     def _binds(self, spec: Spec) -> list[str]:
         binds = [f"--bind-ro={REPOSITORY}:{salt.REPOSITORY}"] if spec.sees_repository else []

@@ -1,5 +1,6 @@
 """A real Salt: what its master and minions are configured with, and the `salt` command."""
 
+import fnmatch
 import json
 import shlex
 import time
@@ -35,11 +36,13 @@ class Master:
     Args:
         host: where it runs.
         pillar: folder on this machine that the host has as /srv/pillar.
+        minions: the IDs of all that should answer.
     """
 
-    def __init__(self, host: Host, pillar: Path):
+    def __init__(self, host: Host, pillar: Path, minions: list[str]):
         self._host = host
         self._pillar = pillar
+        self._minions = minions
 
     def pillar(self, data: dict | str, **more: dict | str) -> None:
         """Replace the pillar of jump*.
@@ -67,19 +70,21 @@ class Master:
     def call(
         self, target: str, function: str, *args: object, timeout: float = 300, **kwargs: object
     ) -> dict:
-        """What `salt TARGET FUNCTION …` returned, by minion.
+        """What `salt TARGET FUNCTION …` returned, by minion. The target is a glob.
 
         Raises LabError when a minion did not return; a state that failed is the caller's matter.
         """
         command = self.command(target, function, *args, **kwargs)
         options = ["--out=json", "--static", f"--timeout={int(timeout)}"]
-        done = self._host.run([*command, *options], check=False, timeout=timeout + 30)
+        done = self._host.run([*command, *options], check=False, timeout=timeout + 60)
         returned = _json(done.stdout)
-        silent = "Minion did not return"
-        if not isinstance(returned, dict) or any(
-            isinstance(value, str) and value.startswith(silent) for value in returned.values()
-        ):
-            raise LabError(f"{shlex.join(command)}:\n{done.stdout}\n{done.stderr}")
+        # Salt leaves out who did not answer, and exits 0.
+        wanted = set(fnmatch.filter(self._minions, target))
+        if not isinstance(returned, dict) or not wanted or wanted - set(returned):
+            silent = ", ".join(sorted(wanted - set(returned or ()))) or "minions unknown"
+            raise LabError(
+                f"{shlex.join(command)}: no return from {silent}\n{done.stdout}\n{done.stderr}"
+            )
         return returned
 
     def wait(self, minions: list[str]) -> None:
