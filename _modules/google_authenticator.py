@@ -30,6 +30,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import getpass
 import hmac
 import logging
 import os
@@ -51,6 +52,7 @@ __virtualname__ = "google_authenticator"
 __func_alias__ = {"list_": "list"}
 
 CENTRAL = "/var/lib/sshd_mfa/totp"
+HANDOVER = "/var/lib/sshd_mfa/handover"
 HOME_FILE = ".google_authenticator"
 ISSUED = "SSHD_MFA_ISSUED"
 ADOPTED = "SSHD_MFA_ADOPTED"
@@ -494,10 +496,6 @@ def _join(text, other):
     return text
 
 
-def _plural(count, noun):
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _changes(before, after):
     """What a merge did, in words and without a secret; {} when it did nothing."""
     if before == after:
@@ -597,6 +595,14 @@ def _between(name, value, most):
         raise SaltInvocationError(f"{name}: must be a whole number from 1 to {most}")
 
 
+_DEFAULTS = {
+    "store": "central",
+    "issuer": "bastion",
+    "window": 3,
+    "step": 30,
+    "rate_limit": {"attempts": 3, "seconds": 30},
+    "disallow_reuse": True,
+}
 _FILE_SETTINGS = ("window", "step", "rate_limit", "disallow_reuse")
 _OTHER_SETTINGS = ("store", "adopt", "issuer", "scratch_codes")
 
@@ -879,8 +885,8 @@ class _Edit:
     def plan(self):
         """Read and change. Done again when somebody else wrote in between."""
         self.found = _read(self.place)
-        text = self.found and self.change(self._joined())
-        self.text = text if self.found and text != self.found.text else None
+        text = self.change(self._joined() if self.found else None)
+        self.text = None if self.found and text == self.found.text else text
 
     def _joined(self):
         text = self.found.text
@@ -1161,3 +1167,477 @@ def _managed(store, people, settings, test):
     if not test:
         errors.update(_write({name: e for name, e in edits.items() if name not in errors}))
     return _results(edits, errors, lambda edit: edit.changes)
+
+
+def complete_adoption(users=None, folder=CENTRAL):
+    """
+    Remove the ``~/.google_authenticator`` of those whose secret was taken over into the central
+    store, so that a stolen session cannot read it there. To be called once the PAM stack asks
+    the central store: before that, the old stack still needs the file. Codes that were spent
+    at home in between are spent in the store, too.
+
+    users
+        Names; default: everybody in the store whose adoption is not complete.
+
+    folder
+        The central store's folder.
+
+    Returns ``{name: {"result": bool, "changes": {…}, "comment": str}}`` of those concerned.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'jump*' google_authenticator.complete_adoption
+    """
+    results = {}
+    with _store("central", folder, dict.fromkeys(users or ())) as store:
+        for chunk in _chunks(dict.fromkeys(store.names() if users is None else users)):
+            with store.chunk():
+                results.update(_complete_adoption(store, chunk))
+    return results
+
+
+def _complete_adoption(store, people):
+    pending, errors = {}, {}
+    for name in people:
+        with _noted(errors, name):
+            place = store.place(name)
+            found = _read(place) if place.folder is not None else None
+            if found and _options(found.text).get(ADOPTED) == "pending":
+                pending[name] = _Adoption(place, store.home(name))
+                pending[name].plan()
+    # What is spent at home is spent in the store before it is gone at home; a login in between
+    # may spend one more.
+    errors.update(_write(pending))
+    spent = {name: edit for name, edit in pending.items() if name not in errors}
+    for name, edit in spent.items():
+        with _noted(errors, name):
+            edit.remove_home()
+            edit.plan()
+    errors.update(_write({name: edit for name, edit in spent.items() if name not in errors}))
+    return _results(pending, errors, lambda edit: {f"~/{HOME_FILE}": "removed"})
+
+
+class _Adoption(_Edit):
+    """The end of an adoption: the file at home goes."""
+
+    comment = ""
+
+    def __init__(self, place, home):
+        super().__init__(place, self._without_home)
+        self.home = home
+        self.at_home = []  # texts
+        self.removed = False
+
+    def plan(self):
+        if not self.removed and self.home.folder is not None:
+            with contextlib.suppress(CommandExecutionError):  # no plain file: nothing to keep
+                found = _read(self.home)
+                self.at_home = [found.text] if found else []
+        super().plan()
+
+    def remove_home(self):
+        self.at_home += _take_away(self.home) if self.home.folder is not None else []
+        self.removed = True
+
+    def _without_home(self, text):
+        if text is None:  # reset in between
+            return None
+        for older in self.at_home:
+            text = _join(text, older)
+        return _put(text, ADOPTED) if self.removed else text
+
+
+def hand_back(users=None, folder=CENTRAL):
+    """
+    Give adopted secrets back: what the central store has goes to ``~/.google_authenticator`` again,
+    with its live state (a spent code stays spent), and leaves the store. A file that lies there
+    meanwhile is replaced: a stolen session may have put it there.
+
+    users
+        Names; default: everybody whose secret was adopted. Others are left alone.
+
+    folder
+        The central store's folder.
+
+    Returns ``{name: {"result": bool, "changes": {…}, "comment": str}}`` of those concerned.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'jump*' google_authenticator.hand_back sean
+    """
+    users = [users] if isinstance(users, str) else users
+    results, errors = {}, {}
+    with _store("central", folder, dict.fromkeys(users or ())) as store:
+        for chunk in _chunks(dict.fromkeys(store.names() if users is None else users)):
+            for name in chunk:
+                with store.chunk(), _noted(errors, name):
+                    if _handed_back(store.place(name), store.home(name)):
+                        results[name] = _result(True, {"secret": f"back in ~/{HOME_FILE}"})
+    return {**results, **{name: _result(False, comment=words) for name, words in errors.items()}}
+
+
+def _handed_back(place, home):
+    """Whether there was something to hand back."""
+    found = _read(place) if place.folder is not None else None
+    if not found or ADOPTED not in _options(found.text):
+        return False
+    if home.folder is None:
+        raise CommandExecutionError(f"{home.path}: there is no such home")
+    text = found.text
+    if _options(text)[ADOPTED] == "pending":  # the one at home was in use all the time
+        with contextlib.suppress(CommandExecutionError):
+            older = _read(home)
+            text = _join(text, older.text) if older else text
+    _replace_at_home(home, text)
+    for newer in _take_away(place):
+        if newer != found.text:
+            _replace_at_home(home, _join(newer, text))
+    return True
+
+
+def _replace_at_home(home, text):
+    staged, _ = _stage(home, _without(_without(text, ADOPTED), ISSUED))
+    try:
+        _flush([home.folder])
+        os.rename(staged, home.name, src_dir_fd=home.folder, dst_dir_fd=home.folder)
+        os.fsync(home.folder)
+    finally:
+        _unlink(home, staged)
+
+
+def list_(users=None, store="central", folder=CENTRAL):
+    """
+    What is in the secret files, without what is secret in them.
+
+    users
+        Names; default: everybody in the central store, or every account with such a file.
+
+    store
+        ``central`` (the default) or ``home``.
+
+    folder
+        The central store's folder.
+
+    Returns for each: ``path``, ``mode`` (octal), ``kind`` (``totp``, ``hotp`` or ``scratch codes
+    only``), the options ``window`` (codes), ``step`` (seconds), ``rate_limit`` and
+    ``disallow_reuse``, the number of ``scratch_codes`` left, of ``spent_steps`` and of ``attempts``
+    that are remembered, ``time_skew`` (steps), whether it is ``adopted``, and ``problems``: why
+    the PAM module refuses codes.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'jump*' google_authenticator.list
+    """
+    users = [users] if isinstance(users, str) else users
+    listed = {}
+    with _store(store, folder, dict.fromkeys(users or ())) as secret_files:
+        if users is None:
+            accounts = [entry.pw_name for entry in pwd.getpwall()]
+            users = secret_files.names() if secret_files.central else accounts
+        for name in users:
+            with secret_files.chunk():
+                place = secret_files.place(name)
+                with contextlib.suppress(FileNotFoundError):
+                    listed.update({name: _described(place)} if place.folder is not None else {})
+    return {name: about for name, about in listed.items() if about}
+
+
+def _described(place):
+    try:
+        found = _read(place)
+    except CommandExecutionError as error:
+        return {"path": place.path, "problems": [str(error)]}
+    if not found:
+        return None
+    file = _parse(found.text)
+    misplaced = [f"the {what} is wrong" for what in _misplaced(place, found)]
+    return {
+        "path": place.path,
+        "mode": f"{stat.S_IMODE(found.info.st_mode):04o}",
+        "kind": "hotp" if file.hotp else "totp" if file.totp else "scratch codes only",
+        "window": file.window,
+        "step": file.step,
+        "rate_limit": file.rate_limit,
+        "disallow_reuse": file.disallow_reuse,
+        "scratch_codes": len(file.scratch_codes),
+        "spent_steps": len(file.blocked or ()),
+        "attempts": len(file.stamps or ()),
+        "time_skew": file.time_skew,
+        "adopted": file.adopted is not None,
+        "problems": misplaced + list(file.problems),
+    }
+
+
+def verify(user, store="central", folder=CENTRAL):
+    """
+    Ask for a code on the terminal and say what the PAM module would say to it now. Nothing is
+    spent, and nothing written.
+
+    user
+        Whose code it is.
+
+    store, folder
+        As in :py:func:`list <saltext.sshd_mfa.modules.google_authenticator.list_>`.
+
+    Returns "right", "right, but already spent" or "wrong"; behind it, whether the rate limit
+    refuses logins right now. Without a terminal (over ``salt``) it raises an error: unspent
+    codes are secrets, and arguments and answers are logged.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call google_authenticator.verify sean
+    """
+    file = _readable(user, store, folder)
+    code = _ask(f"Code of {user}: ", f"google_authenticator.verify {user}")
+    now = int(time.time())
+    answer = _judge(file, code, now)
+    if answer == "refused":
+        raise CommandExecutionError(f"{user}: {'; '.join(file.problems)}")
+    answer = {"spent": "right, but already spent"}.get(answer, answer)
+    wait = _rate_limited(file, now)
+    return f"{answer}; the rate limit refuses logins for {wait} s more" if wait else answer
+
+
+def uri(user, issuer="bastion", store="central", folder=CENTRAL):
+    """
+    Show the otpauth URI from which an authenticator app takes the secret: on the terminal, or
+    without one in a file of mode 0600.
+
+    user
+        Whose secret.
+
+    issuer
+        Under which name the app lists the account. Default: ``bastion``
+
+    store, folder
+        As in :py:func:`list <saltext.sshd_mfa.modules.google_authenticator.list_>`.
+
+    Returns where it was shown.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call google_authenticator.uri sean issuer=bastion
+    """
+    return _hand_over(user, f"{_uri_of(user, issuer, store, folder)}\n")
+
+
+def qr(user, issuer="bastion", store="central", folder=CENTRAL):
+    """
+    Show the otpauth URI as a QR code, as :py:func:`uri` does.
+
+    user, issuer, store, folder
+        As in :py:func:`uri`.
+
+    Returns where it was shown.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call google_authenticator.qr sean
+    """
+    return _hand_over(user, __salt__["qr_code.terminal"](_uri_of(user, issuer, store, folder)))
+
+
+def reset(user, store="central", folder=CENTRAL):
+    """
+    Remove a person's secret. Until another one is provisioned or generated they cannot log in
+    where a code is asked for. If the pillar has the secret, the next apply writes it again and
+    issues its scratch codes anew: take it out of the pillar or change it there first. Open
+    sessions stay open.
+
+    user
+        Whose secret.
+
+    store, folder
+        As in :py:func:`list <saltext.sshd_mfa.modules.google_authenticator.list_>`.
+
+    Returns what was done, in words.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'jump*' google_authenticator.reset sean
+    """
+    with _one(user, store, folder) as place:
+        if not _take_away(place):
+            return f"{user} had no secret"
+    return (
+        f"{user} has no secret any more and cannot log in where a code is asked for, until the "
+        f"pillar gives one or google_authenticator.generate makes one"
+    )
+
+
+def new_scratch_codes(user, count=5, store="central", folder=CENTRAL):
+    """
+    Replace a person's scratch codes by new ones; the secret stays. They are shown on the terminal,
+    or without one in a file of mode 0600. Codes from the pillar that go with this do not come back.
+
+    user
+        Whose scratch codes.
+
+    count
+        How many. Default: 5
+
+    store, folder
+        As in :py:func:`list <saltext.sshd_mfa.modules.google_authenticator.list_>`.
+
+    Returns where they were shown.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call google_authenticator.new_scratch_codes sean
+    """
+    codes = _generate_scratch_codes(_checked_count(count))
+
+    def change(text):
+        file = None if text is None else _parse(text)
+        if not file or file.beyond_mending:
+            raise CommandExecutionError(file.beyond_mending[0] if file else "has no secret")
+        return _add_scratch_codes(_drop_scratch_codes(text, set(file.scratch_codes)), codes)
+
+    _change_one(user, change, store, folder)
+    return _hand_over(user, _lines(codes))
+
+
+def generate(user, scratch_codes=5, settings=None, replace_secret=False, folder=CENTRAL):
+    """
+    Make a new secret and scratch codes for a person, and show them with their QR code: on the
+    terminal, or without one in a file of mode 0600. If the pillar has a secret for them, the
+    next apply writes that one again.
+
+    user
+        For whom.
+
+    scratch_codes
+        How many. Default: 5
+
+    settings
+        As in :py:func:`managed`; ``issuer`` is the name under which the app lists the account.
+        Default: the formula's, central store, window 3, rate limit 3 in 30 seconds, no reuse
+
+    replace_secret
+        Whether a secret that is there may be replaced. Default: false
+
+    folder
+        The central store's folder.
+
+    Returns where they were shown.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call google_authenticator.generate sean settings='{"issuer": "bastion.example"}'
+    """
+    settings = {**_DEFAULTS, **_checked_settings(settings)}
+    codes = _generate_scratch_codes(_checked_count(scratch_codes))
+    secret = _generate_secret()
+
+    def change(text):
+        if text is not None and not replace_secret:
+            raise CommandExecutionError("has a secret; replace_secret=True replaces it")
+        # not marked as issued: those marks are for the pillar's
+        return _add_scratch_codes(_merge(text, secret, None, settings), codes)
+
+    _change_one(user, change, settings["store"], folder, create=True)
+    address = _uri(secret, user, settings["issuer"], settings["step"])
+    picture = __salt__["qr_code.terminal"](address)
+    return _hand_over(user, f"{picture}{address}\n{_lines(codes)}")
+
+
+# ---- The shell: one person, and what may be seen on the terminal only ------------------------
+
+
+@contextlib.contextmanager
+def _one(user, store, folder, create=False):
+    with _store(store, folder, {user: {}}) as secret_files:
+        if create:
+            secret_files.create()
+        place = secret_files.place(user)
+        if place.folder is None:
+            raise CommandExecutionError(f"{user} has no secret: {place.path} is missing")
+        yield place
+
+
+def _change_one(user, change, store, folder, create=False):
+    errors = {}
+    with _one(user, store, folder, create) as place, _noted(errors, user):
+        edit = _Edit(place, change)
+        edit.plan()
+        errors.update(_write({user: edit}))
+    if errors:
+        raise CommandExecutionError(f"{user}: {errors[user]}")
+
+
+def _readable(user, store, folder):
+    """What a person's file says, if it is one that the PAM module takes codes by."""
+    with _one(user, store, folder) as place:
+        found = _read(place)
+    if not found:
+        raise CommandExecutionError(f"{user} has no secret: {place.path} is missing")
+    file = _parse(found.text)
+    if file.refuses_all or file.hotp:
+        raise CommandExecutionError(f"{place.path}: {'; '.join(file.problems)}")
+    return file
+
+
+def _uri_of(user, issuer, store, folder):
+    file = _readable(user, store, folder)
+    secret = base64.b32encode(file.key).decode().rstrip("=")
+    return _uri(secret, user, issuer, file.step or 30)
+
+
+def _checked_count(count):
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 100:
+        raise SaltInvocationError("scratch codes: how many must be a whole number up to 100")
+    return count
+
+
+def _lines(codes):
+    return "\n".join(["Scratch codes, each lets in once:", *map(str, codes), ""])
+
+
+def _ask(prompt, function):
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        raise CommandExecutionError(
+            f"there is no terminal to ask on; log in to the host and run: salt-call {function}"
+        ) from None
+    return "".join(getpass.getpass(prompt).split())
+
+
+def _hand_over(user, text):
+    """Show a secret on the terminal, or put it into a file that only root can read."""
+    try:
+        terminal = os.open("/dev/tty", os.O_WRONLY | os.O_NOCTTY)
+    except OSError:
+        return _write_handover(user, text)
+    with os.fdopen(terminal, "w", encoding="utf-8") as out:
+        out.write(text)
+    return "shown on the terminal"
+
+
+def _write_handover(user, text):
+    with _store("central", HANDOVER, {}) as handover:
+        handover.create()
+        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
+        place = replace(handover.place(user), name=f"{user}-{name}")
+        os.rename(
+            _stage(place, text)[0], place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder
+        )
+    return f"written to {HANDOVER}/{place.name}, for root only; remove it once it is handed over"
