@@ -55,6 +55,7 @@ def test_gitfs_from_a_bare_repository(lab, host, people, works):
 auto_accept: true
 pillar_roots: {base: [/srv/pillar]}
 fileserver_backend: [gitfs]
+gitfs_provider: gitpython
 gitfs_remotes:
   - file:///srv/git/sshd_mfa.git:
     - name: sshd_mfa_modules

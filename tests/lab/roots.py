@@ -43,8 +43,9 @@ rm -f /etc/ssh/ssh_host_*
 # The environment is Salt's alone, the programs are where a package would put them.
 INSTALL_SALT = """
 echo '{left_out}; python_version < "3"' > /run/override
+export UV_OVERRIDE=/run/override
 uv venv --quiet /opt/salt/{version}
-uv pip install --quiet --compile-bytecode --python /opt/salt/{version} --override /run/override '{salt}'
+uv pip install --quiet --compile-bytecode --python /opt/salt/{version} '{salt}'
 for program in /opt/salt/{version}/bin/salt*; do ln -s "$program" /usr/local/bin; done
 for daemon in master minion; do cat > /etc/systemd/system/salt-$daemon.service <<UNIT
 [Unit]
@@ -69,7 +70,7 @@ export DEBIAN_FRONTEND=noninteractive
 outside='apt-get -qq -o Dir::Etc=/usr/local/share/apt-outside'
 $outside update && $outside --no-install-recommends install git
 rm -rf /var/lib/apt/lists/* && apt-get -qq update && apt-get clean
-uv pip install --quiet --compile-bytecode --python /opt/salt/{version} pygit2
+uv pip install --quiet --compile-bytecode --python /opt/salt/{version} GitPython
 """
 
 
@@ -106,9 +107,7 @@ def root(release: str) -> Layer:
 
 def salt(release: str, version: str) -> Layer:
     """Debian with Salt's newest release of a series in /opt/salt/SERIES."""
-    script = INSTALL_SALT.format(
-        version=version, salt=tools.SALT[version], left_out=tools.LEFT_OUT
-    )
+    script = INSTALL_SALT.format(version=version, salt=tools.SALT[version], left_out=tools.LEFT_OUT)
     return Layer(f"debian-{release}-salt-{version}", script, root(release))
 
 
