@@ -131,6 +131,8 @@ class Lab:
             "etc/hostname": f"{host.name}\n",
             "etc/hosts": "\n".join(["127.0.0.1 localhost", *names, ""]),
             "etc/machine-id": f"{secrets.token_hex(16)}\n",
+            # Tests that change their host look for it first.
+            "etc/sshd_mfa-lab": f"{self.network.name}\n",
             MARK: f"{self.network.name}\n",
         }
         if "minion" in host.spec.services:
