@@ -675,7 +675,7 @@ def _open_folder(path, uid=0):
         os.close(parent)
     info = os.fstat(folder)
     try:
-        if info.st_uid != uid:
+        if not uid or info.st_uid != uid:
             _check_roots_own(path, info)
     except CommandExecutionError:
         os.close(folder)
@@ -723,7 +723,7 @@ def _misplaced(place, found):
     return wrong
 
 
-def _stage(place, text):
+def _stage(place, data):
     """Write a new version beside the file, not flushed yet; returns its name and its inode."""
     # named as the PAM module names its own, so that what a crash leaves is swept with those
     name = f"{place.name}~{secrets.token_hex(8)}"
@@ -731,12 +731,12 @@ def _stage(place, text):
     fd = os.open(name, flags, 0o600, dir_fd=place.folder)
     try:
         with os.fdopen(fd, "wb") as staged:
-            staged.write(text.encode("latin-1"))
+            staged.write(data)
             staged.flush()
             os.fchown(fd, place.uid, place.gid)
             os.fchmod(fd, 0o600)
             return name, os.fstat(fd).st_ino
-    except OSError:
+    except BaseException:
         _unlink(place, name)
         raise
 
@@ -927,11 +927,9 @@ class _Wanted(_Edit):
         The text of a valid ``~/.google_authenticator``, if it is to be taken over. When the pillar
         gives that very secret, too: what is spent there stays spent.
         """
-        place = self.at_home and self.at_home()
-        if not place or place.folder is None:
-            return None
         try:
-            found = _read(place)
+            place = self.at_home and self.at_home()
+            found = _read(place) if place and place.folder is not None else None
         except CommandExecutionError as error:
             self.comment = f"not adopted: {error}"
             return None
@@ -979,7 +977,7 @@ def _write_once(edits, errors):
     staged, written, lost = {}, {}, set()
     for name, edit in edits.items():
         with _noted(errors, name):
-            staged[name] = _stage(edit.place, edit.text)
+            staged[name] = _stage(edit.place, edit.text.encode("latin-1"))
     folders = {edits[name].place.folder for name in staged}
     _flush(folders)
     for name, (temporary, inode) in staged.items():
@@ -1300,7 +1298,7 @@ def _handed_back(place, home):
 
 
 def _replace_at_home(home, text):
-    staged, _ = _stage(home, _without(_without(text, ADOPTED), ISSUED))
+    staged, _ = _stage(home, _without(_without(text, ADOPTED), ISSUED).encode("latin-1"))
     try:
         _flush([home.folder])
         os.rename(staged, home.name, src_dir_fd=home.folder, dst_dir_fd=home.folder)
@@ -1637,7 +1635,6 @@ def _write_handover(user, text):
         handover.create()
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
         place = replace(handover.place(user), name=f"{user}-{name}")
-        os.rename(
-            _stage(place, text)[0], place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder
-        )
+        staged, _ = _stage(place, text.encode())
+        os.rename(staged, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
     return f"written to {HANDOVER}/{place.name}, for root only; remove it once it is handed over"
