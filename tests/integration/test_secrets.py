@@ -27,7 +27,7 @@ CALLS = [
     ["google_authenticator.qr", "sean"],
     ["ssh_users.recorded"],
     ["google_authenticator.new_scratch_codes", "sean"],
-    ["google_authenticator.generate", "sean"],
+    ["google_authenticator.generate", "sean", "replace_secret=True"],
     ["google_authenticator.reset", "sean"],
     ["state.apply", "sshd_mfa.clean"],
 ]
@@ -71,7 +71,9 @@ def test_masterless_at_trace(version):
                 ["salt-call", "--local", "--log-level=trace", *call], check=False, timeout=300
             )
             text = done.stdout + done.stderr
-            assert "trace" in text.lower(), f"{call} was not logged at trace"
+            assert "[TRACE" in text, f"{call} was not logged at trace"
+            # Entries with errors make the applies fail; everything else has to work.
+            assert done.returncode == 0 or call[0] == "state.apply", text[-3000:]
             assert leaks(text, secrets) == [], call
             secrets += made_by(host, secrets)
             assert spread(host, secrets) == [], call
@@ -108,6 +110,8 @@ def test_with_a_master(lab, host):
         path
         for path in spread(master, HASH_FREE)
         # The compiled pillar in the master's cache is Salt's own; the README says so.
-        if not path.startswith("/var/cache/salt/master/minions/")
+        if not path.startswith(
+            ("/var/cache/salt/master/minions/", "/var/cache/salt/master/pillar/")
+        )
     ]
     assert on_master == []
