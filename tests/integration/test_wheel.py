@@ -52,6 +52,17 @@ def _sources(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.py")}
 
 
+def _checkout(folder):
+    """Copy what the build reads, and nothing that an earlier build left in the work tree."""
+    for name in BUILD_INPUTS:
+        source = REPO / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
 class Environment:
     """A virtual environment of its own, with a Salt configuration that knows no file roots."""
 
@@ -101,13 +112,7 @@ class Environment:
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory):
     """The sdist and, built from that sdist and not from the checkout, the wheel."""
-    clean = tmp_path_factory.mktemp("source")
-    for name in BUILD_INPUTS:
-        source = REPO / name
-        if source.is_dir():
-            shutil.copytree(source, clean / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, clean / name)
+    clean = _checkout(tmp_path_factory.mktemp("source"))
     builder = tmp_path_factory.mktemp("builder") / "venv"
     venv.create(builder, with_pip=True)
     tools.install(builder / "bin/python", "build")
@@ -183,13 +188,10 @@ def test_the_other_extension_still_loads(installed):
     assert "vault.read_secret" in installed.salt_call("sys.list_functions", "vault")
 
 
-def test_editable_install_serves_the_checkout(dist, tmp_path_factory):
+def test_editable_install_serves_the_checkout(tmp_path_factory):
     """An editable install loads from the checkout itself: no copy that could go stale."""
-    root = tmp_path_factory.mktemp("editable")
-    with tarfile.open(dist["sdist"]) as sdist:
-        sdist.extractall(root, filter="data")
-    checkout = next(root.iterdir())
-    environment = Environment(root)
+    checkout = _checkout(tmp_path_factory.mktemp("checkout"))
+    environment = Environment(tmp_path_factory.mktemp("editable"))
     environment.install("--no-deps", "--editable", checkout)
     dirs = json.loads(
         environment.python(
