@@ -1071,9 +1071,9 @@ class _Store:
 
     def sweep(self):
         """
-        Remove temporary files that a power cut left, older than a minute. From release 1.09 on
-        the PAM module opens its one with O_EXCL under a fixed name: a stale one refuses every
-        login.
+        Remove temporary files that a power cut left, older than a minute. Releases of the PAM
+        module older than 1.08 open theirs with O_EXCL under a fixed name: a stale one refuses
+        every login.
         """
         for name in _inodes(self.folder) if self.folder is not None else ():
             if "~" in name:

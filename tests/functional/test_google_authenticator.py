@@ -4,9 +4,9 @@ import logging
 import os
 import pty
 import random
-import signal
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ import pytest
 import salt.loader
 from salt.exceptions import CommandExecutionError
 
-from tests.support import load
+from tests.support import REPO, load
 
 SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 OTHER_SECRET = "MZXW6YTBOJRXEZLUMZXW6YTBOJRXEZLU"
@@ -192,23 +192,31 @@ def test_a_full_disk_harms_whom_it_meets(managed, store):
         subprocess.run(["umount", str(store)], check=True)
 
 
+def elsewhere(code, **arguments):
+    """Run code in a process of its own; ``ga`` is the module there."""
+    prelude = "import os; from tests.support import REPO, load; ga = load('modules', '{}'); "
+    prelude = prelude.format("google_authenticator")
+    return subprocess.Popen([sys.executable, "-c", prelude + code], cwd=REPO, **arguments)
+
+
 def test_a_run_that_is_killed_leaves_old_or_new_files(store):
     people = {f"p{i}": wanted() for i in range(60)}
     core.managed(people, SETTINGS)
     chance = random.Random(1)
-    killed = 0
-    for window in range(4, 34):
-        child = os.fork()
-        if not child:
-            core.managed(people, {**SETTINGS, "window": window})
-            os._exit(0)
-        time.sleep(chance.uniform(0, 0.06))
-        os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    halfway = 0
+    for window in range(4, 24):
+        call = f"ga.managed({people}, { ({**SETTINGS, 'window': window}) })"
+        child = elsewhere(f"print(flush=True); {call}", stdout=subprocess.PIPE)
+        child.stdout.readline()
+        time.sleep(chance.uniform(0, 0.05))
+        child.kill()
+        child.communicate()
         files = {name: core._parse((store / name).read_text()) for name in people}
         assert all(not file.problems for file in files.values())
         assert {file.scratch_codes for file in files.values()} == {tuple(CODES)}
-    assert killed >= 5, "no run was killed in the middle"
+        windows = {file.window for file in files.values()}
+        halfway += len(windows) > 1 or any(store.glob("*~*"))
+    assert halfway, "no run was killed in the middle"
     for left_over in store.glob("*~*"):
         os.utime(left_over, (0, 0))
     core.managed(people, SETTINGS)
@@ -289,23 +297,24 @@ def test_a_hostile_home_is_refused_and_nothing_outside_touched(
 
 
 SWAPPER = """
-import os, pathlib, sys
+import os, pathlib, random, sys
 home, victim, text = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 name = home / ".google_authenticator"
 print(flush=True)
 while True:
     for path in [name, *home.glob(".google_authenticator~*")]:
-        for make in (
+        tricks = (
             lambda: path.symlink_to(victim),
             lambda: path.write_text(text),
             lambda: os.mkfifo(path),
             lambda: os.link(home / "spare", path),
-        ):
-            try:
-                path.unlink(missing_ok=True)
-                make()
-            except OSError:
-                pass
+            lambda: path.unlink(),
+        )
+        try:
+            path.unlink(missing_ok=True)
+            random.choice(tricks)()
+        except OSError:
+            pass
 """
 
 
@@ -332,8 +341,8 @@ def test_a_home_whose_owner_swaps_names_all_the_time(managed, account, home):
         swapper.wait()
     assert untouched(victim) == before
     victim.unlink()
-    refused = [answer for answer in answers if not answer[account.pw_name]["result"]]
-    assert 0 < len(refused) < len(answers), "the two never met"
+    met = {answer[account.pw_name]["comment"] for answer in answers}
+    assert len(met) >= 3, f"the two hardly met: {met}"
     for path in home.iterdir():
         assert path.lstat().st_uid == account.pw_uid
 
@@ -470,27 +479,28 @@ def test_new_scratch_codes_outlive_the_next_apply(modules, managed, store):
     assert core._parse((store / "sean").read_text()).scratch_codes == made
 
 
-def on_a_terminal(function, answer=""):
-    """What somebody sees who calls a function on a terminal, and what it returns or raises."""
-    child, terminal = pty.fork()
-    if not child:
-        try:
-            said = function()
-        except Exception as error:  # noqa: BLE001
-            said = f"raised {error}"
-        os.write(1, f"\nreturned: {said}\n".encode())
-        os._exit(0)
+def on_a_terminal(call, answer=""):
+    """What somebody sees who calls a function on a terminal, and what it returns."""
+    ours, theirs = pty.openpty()
+    child = elsewhere(
+        f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); said = {call}; "
+        "print('returned:', said)",
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+        start_new_session=True,
+    )
+    os.close(theirs)
     if answer:
-        os.read(terminal, 1000)
-        os.write(terminal, f"{answer}\n".encode())
+        os.read(ours, 1000)  # the prompt
+        os.write(ours, f"{answer}\n".encode())
     seen = b""
     while True:
         try:
-            seen += os.read(terminal, 10_000)
+            seen += os.read(ours, 10_000)
         except OSError:  # EIO: the other end is closed
             break
-    os.waitpid(child, 0)
-    shown, _, returned = seen.decode().replace("\r", "").rpartition("\nreturned: ")
+    os.close(ours)
+    assert child.wait() == 0, seen
+    shown, _, returned = seen.decode().replace("\r", "").rpartition("returned: ")
     return shown, returned.strip()
 
 
@@ -501,7 +511,7 @@ def test_verify_spends_nothing(managed, store):
     step = int(time.time()) // 30
 
     def verify(answer):
-        return on_a_terminal(lambda: core.verify("sean"), answer)
+        return on_a_terminal("ga.verify('sean')", answer)
 
     assert verify(core._totp(core._key(SECRET), step))[1] == "right"
     assert verify("12345678")[1] == "right"
@@ -519,7 +529,7 @@ def test_verify_spends_nothing(managed, store):
 
 def test_on_a_terminal_secrets_are_shown_and_not_returned(managed, store):
     managed({"sean": wanted()})
-    shown, said = on_a_terminal(lambda: core.uri("sean", issuer="R & D"))
+    shown, said = on_a_terminal("ga.uri('sean', issuer='R & D')")
     assert f"otpauth://totp/R%20%26%20D:sean?secret={SECRET}&issuer=R%20%26%20D" in shown
     assert said == "shown on the terminal"
     assert not (store.parent / "handover").exists()
