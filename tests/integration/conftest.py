@@ -1,6 +1,6 @@
 """The hosts that integration tests speak of.
 
-`LAB_RUN=0 pytest tests/integration/test_x.py` works on lab mfa0, which `./lab up` left running,
+`LAB_RUN=mfa0 pytest tests/integration/test_x.py` works on the lab that `./lab up` left running,
 instead of booting one.
 """
 

@@ -36,7 +36,7 @@ def traces(name: str) -> list[str]:
     links = [line.split(":")[1].strip() for line in ip("-oneline", "link").splitlines()]
     found = [f"link {link}" for link in links if link.partition("@")[0].partition("-")[0] == name]
     found += [f"name space {path.name}" for path in Path("/run/netns").glob(f"{name}-*")]
-    found += [f"folder {path}" for path in Path("/run/systemd/nspawn").glob(f"*/{name}-*")]
+    found += [f"folder {path}" for path in Path("/run/systemd").glob(f"nspawn/*/{name}-*")]
     found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"*/{name}-*")]
     found += [f"run {path}" for path in runs.folder().glob(name)]
     for process in Path("/proc").glob("[0-9]*"):
@@ -81,9 +81,7 @@ def test_the_client_reaches_the_outer_hosts_only(lab):
     assert not reaches(lab.hosts["db01"].address)
 
 
-@pytest.mark.parametrize(
-    ("name", "reached"), [("jump01", True), ("jump02", True), ("salt", False)]
-)
+@pytest.mark.parametrize(("name", "reached"), [("jump01", True), ("jump02", True), ("salt", False)])
 def test_only_jump_hosts_reach_the_inner_host(lab, name, reached):
     knock = "timeout 3 bash -c '</dev/tcp/db01/22'"
     assert (lab.hosts[name].run(knock, check=False).returncode == 0) is reached

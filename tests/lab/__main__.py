@@ -11,6 +11,7 @@ import typer
 from tests.lab import cache, runs
 from tests.lab.console import LabError, progress
 from tests.lab.lab import Lab, running
+from tests.lab.network import ONE_AT_A_TIME
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -75,11 +76,14 @@ def bench() -> None:
 
 @app.command()
 def clean() -> None:
-    """Leave no trace: `down`, and the cache too."""
+    """Leave no trace but Debian's packages: `down`, and the cache too."""
     down()
-    if runs.folder().exists() and list(runs.folder().glob("mfa*")):
-        raise LabError("a lab of another process is running: end that first")
-    shutil.rmtree(cache.folder(), ignore_errors=True)
+    with cache.locked(ONE_AT_A_TIME):
+        at_work = [run.name for run in runs.folder().glob("mfa*")]
+        if at_work:
+            raise LabError(f"another process works with {', '.join(at_work)}: end that first")
+        shutil.rmtree(cache.folder(), ignore_errors=True)
+        ONE_AT_A_TIME.unlink()
 
 
 if __name__ == "__main__":

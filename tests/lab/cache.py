@@ -25,9 +25,13 @@ def digest(*parts: str) -> str:
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel drops it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # `./lab clean` may have removed it meanwhile: then others lock another file.
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                yield
+                return
 
 
 def entry(name: str, key: str, build: Callable[[Path], None]) -> Path:

@@ -1,8 +1,10 @@
 """What the lab says while it works."""
 
+import os
 import time
 
-_START = time.monotonic()
+# The lab goes on in another interpreter, and runs pytest in others still: one clock for all.
+_START = float(os.environ.setdefault("LAB_START", str(time.monotonic())))
 
 
 class LabError(Exception):

@@ -11,12 +11,14 @@ from pathlib import Path
 from tests.lab.console import LabError
 
 CGROUPS = Path("/sys/fs/cgroup")
-# The mount is made in a mount name space of the process, so it goes when the process goes, however
-# that ends.
+# What is mounted is mounted in a mount name space of the process, so it goes when the process goes,
+# however that ends; the notes nspawn keeps in /run go with it.
 MOUNT_AND_RUN = """
 options=$1 mounted=$2; shift 2
 while [ "$1" != -- ]; do mkdir -p "$1"; echo $$ > "$1/cgroup.procs"; shift; done; shift
 mount -t overlay overlay -o "$options" "$mounted"
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs tmpfs /run/systemd/nspawn
 exec "$@"
 """
 
@@ -94,13 +96,11 @@ class Container:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what systemd-nspawn leaves behind, once its processes are gone."""
-        empty = list(Path("/run/systemd/nspawn").glob(f"*/{self.machine}"))
+        """Remove its control groups, once its processes are gone."""
         for group in self._cgroups():
-            empty += [*sorted(group.rglob("*/"), reverse=True), group]
-        for folder in empty:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            for folder in [*sorted(group.rglob("*/"), reverse=True), group]:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def _cgroups(self) -> list[Path]:
         """The control groups to make for it, in each hierarchy that systemd tracks services by.

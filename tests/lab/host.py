@@ -87,7 +87,9 @@ class Host:
         """Start from the cached tree and the seed, and return when everything is up."""
         for name in ("upper", "work", "mounted"):
             (self.folder / name).mkdir(exist_ok=True)
-        shutil.copytree(self.folder / "seed", self.folder / "upper", dirs_exist_ok=True, symlinks=True)
+        shutil.copytree(
+            self.folder / "seed", self.folder / "upper", dirs_exist_ok=True, symlinks=True
+        )
         options = roots.overlay(
             self.spec.layer.stack(), self.folder / "upper", self.folder / "work"
         )

@@ -96,7 +96,7 @@ class Lab:
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda spec: spec.layer.stack(), self._specs))
         progress("booting " + ", ".join(spec.name for spec in self._specs))
-        signals = self._owner.enter_context(_signals_raise())
+        self._owner.enter_context(_signals_raise())
         try:
             self._create()
             with ThreadPoolExecutor() as pool:
@@ -105,7 +105,6 @@ class Lab:
         except BaseException:
             self.down()
             raise
-        del signals
         progress(f"{self.network.name} is up")
 
     def _create(self) -> None:
@@ -184,7 +183,8 @@ class Lab:
             return
         with _undisturbed():
             if hasattr(self, "folder") and self.folder.exists():
-                runs.remove(self.folder)
+                with cache.locked(ONE_AT_A_TIME):
+                    runs.remove(self.folder)
             self._owner.close()
 
 
@@ -221,11 +221,9 @@ def _handlers(handlers: dict) -> Iterator[None]:
 
 
 def running() -> Lab:
-    """The lab that `./lab up` left running; the newest, or the one LAB_RUN names by number."""
-    numbers = runs.kept()
-    wanted = os.environ.get("LAB_RUN")
-    if wanted:
-        return Lab(number=int(wanted.removeprefix("mfa")))
-    if not numbers:
-        raise LabError("no lab is running: ./lab up")
-    return Lab(number=numbers[-1])
+    """The lab that `./lab up` left running: the newest, or the one that LAB_RUN names (mfa0)."""
+    names = runs.kept()
+    wanted = os.environ.get("LAB_RUN") or (names[-1] if names else "")
+    if wanted not in names:
+        raise LabError(f"no lab {wanted or 'at all'} is running: ./lab up")
+    return Lab(number=int(wanted.removeprefix("mfa")))

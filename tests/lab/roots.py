@@ -135,7 +135,9 @@ def _build_root(layer: Layer, place: Path) -> None:
     hook = place / "finish"
     hook.write_text(f"set -eu{FINISH}")
     _run(
-        ["mmdebstrap", "--quiet", "--variant=minbase", "--skip=cleanup/apt"]
+        # What it mounts and starts goes when it goes.
+        ["unshare", "--mount-proc", "--pid", "--fork", "--kill-child"]
+        + ["mmdebstrap", "--quiet", "--variant=minbase", "--skip=cleanup/apt"]
         + ['--aptopt=Acquire::Retries "3"', f"--include={','.join(PACKAGES)}"]
         + [f"--customize-hook=chroot $1 sh < {hook}", suite, str(place / "tree")]
     )
@@ -169,8 +171,9 @@ def _build_layer(layer: Layer, below: list[Path], place: Path) -> None:
 
 
 def _run(argv: list[str]) -> None:
+    """Run a command that dies with this process, or the next lab would build in its place."""
     done = subprocess.run(
-        argv,
+        ["setpriv", "--pdeathsig", "KILL", *argv],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

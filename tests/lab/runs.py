@@ -18,10 +18,10 @@ def folder() -> Path:
     return cache.folder() / "runs"
 
 
-def kept() -> list[int]:
-    """Numbers of the labs that were left running, the newest last."""
+def kept() -> list[str]:
+    """Names of the labs that were left running, the newest last."""
     marks = sorted(folder().glob(f"*/{KEPT}"), key=lambda mark: mark.stat().st_mtime)
-    return [_number(mark.parent) for mark in marks]
+    return [mark.parent.name for mark in marks if _alive(mark.parent)]
 
 
 @contextlib.contextmanager

@@ -24,7 +24,8 @@ MINION = "master: salt\n"
 # A minion that finds no master tries again after 10 seconds (zmq_reconnect_ivl).
 MINION_UNIT = """\
 [Service]
-ExecStartPre=/bin/bash -c 'for i in {1..300}; do : 2>/dev/null </dev/tcp/salt/4505 && exit; sleep 0.1; done'
+ExecStartPre=/bin/bash -c 'for i in {1..300}; do \\
+  : 2>/dev/null </dev/tcp/salt/4505 && exit; sleep 0.1; done'
 """
 TOP = "base:\n  'jump*':\n"
 READY = 60.0  # seconds
