@@ -67,8 +67,30 @@ def make_home_link(home, account, victim):
     home.symlink_to(victim.parent)
 
 
+def make_link_to_own_file(home, account, victim):
+    """Owned by the right person, so that only the link itself gives it away."""
+    os.chown(victim, account.pw_uid, account.pw_gid)
+    make_link(home, account, victim)
+
+
+def make_link_to_own_folder(home, account, victim):
+    for path in (victim, victim.parent):
+        os.chown(path, account.pw_uid, account.pw_gid)
+    make_folder_link(home, account, victim)
+
+
 @pytest.mark.parametrize(
-    "trap", [make_link, make_hard_link, make_folder_link, make_fifo, make_folder, make_home_link]
+    "trap",
+    [
+        make_link_to_own_file,
+        make_link_to_own_folder,
+        make_link,
+        make_hard_link,
+        make_folder_link,
+        make_fifo,
+        make_folder,
+        make_home_link,
+    ],
 )
 def test_traps(modules, account, home, request, trap):
     """Nothing outside the home is read or changed, whatever the person puts there."""
@@ -92,6 +114,18 @@ def test_traps(modules, account, home, request, trap):
     # A hard link shares its owner with the file, which the trap above gave away on purpose.
     if trap is not make_hard_link:
         assert victim.stat().st_uid == before.st_uid
+
+
+def test_a_folder_of_somebody_else(modules, account, home):
+    """No link, and still not this person's: moved here from elsewhere, or left by an admin."""
+    (home / ".ssh").mkdir()
+    (home / KEYS).write_text("somebody's\n")
+    os.chown(home / KEYS, account.pw_uid, account.pw_gid)
+    with pytest.raises(CommandExecutionError, match="does not belong to uid"):
+        modules.home_file.read(str(home), account.pw_uid, KEYS)
+    with pytest.raises(CommandExecutionError, match="does not belong to uid"):
+        modules.home_file.write(str(home), account.pw_uid, account.pw_gid, KEYS, "new\n")
+    assert (home / KEYS).read_text() == "somebody's\n"
 
 
 def test_a_folder_above_that_others_can_write_to(modules, account, tmp_path):
