@@ -143,7 +143,7 @@ class Host:
         inner = ["sh", "-c", command] if isinstance(command, str) else list(map(str, command))
         variables = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
         return [
-            *("nsenter", "--target", str(leader), "--all"),
+            *("nsenter", "--target", str(leader), "--all", "--root"),
             *("env", "--ignore-environment", "--chdir=/root", *variables, *inner),
         ]
 
