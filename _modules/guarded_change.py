@@ -29,8 +29,9 @@ ORIGINALS = "/var/lib/sshd_mfa/original"
 #: A file with this text is ours and has no original to keep.
 _OURS = "# BEGIN sshd_mfa"
 
-#: Stands from before the first file is written until sshd has loaded them all; a run that
-#: was cut off in between is finished by the next one. A reboot loads them anyway.
+#: Stands from before the first file is written until sshd has loaded them all and nobody is left
+#: who came under the old ones; a run that was cut off in between is finished by the next one. A
+#: reboot does all that by itself.
 _PENDING = Path("/run/sshd_mfa.reload-pending")
 
 _RELOAD_SECONDS = 10
@@ -67,7 +68,7 @@ def plan(files, groups):
     if moves := __salt__["ssh_users.plan_members"](groups):
         changes["groups"] = moves
     if _PENDING.exists():
-        changes["reload"] = "sshd has not loaded what an interrupted run wrote"
+        changes["reload"] = "sshd may not have loaded what an interrupted run wrote"
     return changes
 
 
@@ -102,16 +103,18 @@ def apply(files, groups, service, probes=None, leave=False):
     """
     for path, text in files.items():
         if text and path.endswith(".conf"):
-            _check_drop_in(path, text)
+            effective(path, text)
     before = {path: read(path) for path in files}, __salt__["ssh_users.members"](list(groups))
     try:
         _switch(files, groups, service, leave)
         _cut_unauthenticated()
         probe(probes or [])
+        _PENDING.unlink(missing_ok=True)
     except (CommandExecutionError, OSError) as err:
         outcome = "everything is as it was"
         try:
             _switch(*before, service, not leave)
+            _PENDING.unlink(missing_ok=True)
         except (CommandExecutionError, OSError) as again:
             outcome = f"but that failed as well: {again}"
         raise CommandExecutionError(f"{err}\nThe change was taken back, {outcome}.") from err
@@ -135,6 +138,53 @@ def probe(probes):
     for question in probes:
         _probe(**question)
     return True
+
+
+def effective(path, text):
+    """
+    Return sshd's global settings as they would be with a drop-in that beats every other file.
+
+    Nothing is laid out where sshd would load it: a file that is wrong must not be there when the
+    host reboots. Raises CommandExecutionError with sshd's own words for such a file.
+
+    path
+        Where the drop-in is to be; only for the error.
+
+    text
+        Its text.
+
+    Returns ``{keyword: [value, …]}``, keywords in lower case.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.effective /etc/ssh/sshd_config.d/00-x.conf 'UsePAM yes'
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        candidate, main = Path(folder, "drop_in.conf"), Path(folder, "sshd_config")
+        candidate.write_text(text, encoding="utf-8")
+        # With the host's own files below it: HostKey may stand there.
+        main.write_text(f"Include {candidate}\nInclude /etc/ssh/sshd_config\n", encoding="utf-8")
+        try:
+            return _settings(_run(["sshd", "-T", "-f", str(main)]))
+        except CommandExecutionError as err:
+            words = str(err).replace(str(candidate), path).replace(str(main), "sshd_config")
+            raise CommandExecutionError(f"{words}\nNothing was changed.") from None
+
+
+def socket_activated(service):
+    """
+    Return whether systemd listens for a service (``ssh.socket``), as Ubuntu has it by default.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.socket_activated ssh
+    """
+    ask = ["systemctl", "is-active", "--quiet", f"{service}.socket"]
+    return __salt__["cmd.retcode"](ask, python_shell=False, ignore_retcode=True) == 0
 
 
 def read(path):
@@ -203,6 +253,8 @@ def keep_original(path, text):
     """
     Keep the text of a file as its first original, unless it is ours or one is kept already.
 
+    ``None`` as the text keeps that there was no file.
+
     CLI Example:
 
     .. code-block:: bash
@@ -210,12 +262,16 @@ def keep_original(path, text):
         salt-call --local guarded_change.keep_original /etc/ssh/banner 'Hello'
     """
     kept = _kept(path)
-    if text is None or _OURS in text or kept.exists():
+    missing = kept.with_name(f"{kept.name}.missing")
+    if _OURS in (text or "") or kept.exists() or missing.exists():
         return False
     for folder in (Path(ORIGINALS).parent, Path(ORIGINALS)):
         folder.mkdir(mode=0o700, exist_ok=True)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    _replace(kept, text, mode=0o600)
+    if text is None:
+        missing.touch()
+    else:
+        _replace(kept, text, mode=0o600)
     return True
 
 
@@ -259,7 +315,6 @@ def _lay_out(files, service):
             write(path, text)
     _run(["sshd", "-t"])
     _reload(service)
-    _PENDING.unlink(missing_ok=True)
 
 
 def _kept(path):
@@ -315,37 +370,46 @@ def _run(argv):
     return result["stdout"]
 
 
-def _check_drop_in(path, text):
-    """Have sshd read the drop-in alone, before anything lies where a reboot would load it."""
-    with tempfile.NamedTemporaryFile("w", suffix=".conf") as candidate:
-        candidate.write(text)
-        candidate.flush()
-        try:
-            _run(["sshd", "-t", "-f", candidate.name])
-        except CommandExecutionError as err:
-            words = str(err).replace(candidate.name, path)
-            raise CommandExecutionError(f"{words}\nNothing was changed.") from None
+def _settings(output):
+    """What ``sshd -T`` printed, as ``{keyword: [value, …]}``."""
+    found = {}
+    for line in output.splitlines():
+        keyword, _, value = line.partition(" ")
+        found.setdefault(keyword, []).append(value)
+    return found
 
 
 def _reload(service):
     """Reload sshd and wait until it listens with the new configuration."""
     main = _run(["systemctl", "show", "--property=MainPID", "--value", service]).strip()
     if main in ("", "0"):
-        # Not running, or started anew by systemd for each connection (ssh.socket).
+        # Not running: whoever starts it, ssh.socket for one, has it read the files.
         return
-    before = _listening(main)
+    before = _image(main)
     _run(["systemctl", "reload", service])
     deadline = time.monotonic() + _RELOAD_SECONDS
-    # sshd closes its listening sockets and executes itself anew upon SIGHUP (sshd(8)), so
-    # new sockets under the same process id say that the new configuration is loaded.
+    # Upon SIGHUP sshd executes itself anew under the same process id (sshd(8)), and it listens
+    # when it has read its configuration.
     while time.monotonic() < deadline:
-        if (now := _listening(main)) and not now & before:
+        if _image(main) != before and _listening(main):
             return
         time.sleep(0.02)
     raise CommandExecutionError(
         f"{service} did not listen again within {_RELOAD_SECONDS} s of its reload;"
         f" see: journalctl -u {service}"
     )
+
+
+def _image(pid):
+    """
+    What tells one execution of a program from the next under the same process id.
+
+    The auxiliary vector holds addresses that are drawn anew at each execve(2) (proc(5),
+    randomize_va_space); the sockets are others as well, unless systemd handed them over.
+    """
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/auxv").read_bytes(), _listening(pid)
+    return None
 
 
 def _listening(pid):
@@ -385,10 +449,7 @@ def _cut_unauthenticated():
 def _probe(user, address, expected):
     """Ask sshd itself what it would ask of that person."""
     ask = ["-C", f"user={user},host={address},addr={address}"] if address else []
-    answers = {}
-    for line in _run(["sshd", "-T", *ask]).splitlines():
-        keyword, _, value = line.partition(" ")
-        answers.setdefault(keyword, []).append(value)
+    answers = _settings(_run(["sshd", "-T", *ask]))
     for keyword, wanted in expected.items():
         found = answers.get(keyword, ["nothing"])
         if sorted(found) != sorted(wanted if isinstance(wanted, list) else [wanted]):

@@ -140,9 +140,11 @@ def _folder(home, uid, name, make_for=None):
                 _make_folder(fd, part, uid, make_for)
             try:
                 fd = os.open(part, _DIRECTORY, dir_fd=fd)
-            except NotADirectoryError:
+            except FileNotFoundError:
+                raise
+            except OSError as err:
                 raise CommandExecutionError(
-                    f"{home}: {part} is not a folder, or is a link"
+                    f"{home}: {part} is a link, or no folder that root may enter: {err.strerror}"
                 ) from None
             opened.callback(os.close, fd)
             if os.fstat(fd).st_uid != uid:
@@ -155,8 +157,8 @@ def _make_folder(parent, part, uid, gid):
         os.mkdir(part, 0o700, dir_fd=parent)
         fd = os.open(part, _DIRECTORY, dir_fd=parent)
         try:
-            # Somebody else's folder, moved here in between, stays theirs.
-            if os.fstat(fd).st_uid == os.geteuid():
+            # A folder that was moved here in between stays whose it is; ours is still empty.
+            if os.fstat(fd).st_uid == os.geteuid() and not os.listdir(fd):
                 os.fchown(fd, uid, gid)
         finally:
             os.close(fd)

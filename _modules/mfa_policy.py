@@ -39,17 +39,36 @@ _METHODS = {
     "single": "publickey",
 }
 
-#: Set by the policy itself; in ``sshd:options`` they would contradict it.
-_OWN_KEYWORDS = frozenset(
-    "authenticationmethods authorizedkeyscommand authorizedkeysfile banner"
-    " challengeresponseauthentication include kbdinteractiveauthentication match"
-    " permituserenvironment port trustedusercakeys usepam".split()
+#: What every role's Match block says alike. sshd looks nowhere else for keys of managed people.
+_ALIKE = (
+    ("PubkeyAuthentication", "yes"),
+    ("PasswordAuthentication", "no"),
+    ("AuthorizedKeysCommand", "none"),
+    ("TrustedUserCAKeys", "none"),
+    ("AllowTcpForwarding", "local"),
+    ("AllowStreamLocalForwarding", "no"),
+    ("AllowAgentForwarding", "no"),
+    ("X11Forwarding", "no"),
+    ("PermitTunnel", "no"),
 )
 
-#: Options of an authorized_keys line that give more than the role does (sshd(8)).
+#: Set by the policy itself; in ``sshd:options`` they would contradict it, or do nothing.
+_OWN_KEYWORDS = frozenset(
+    "authenticationmethods authorizedkeysfile banner challengeresponseauthentication include"
+    " kbdinteractiveauthentication match permituserenvironment port usepam".split()
+) | {keyword.lower() for keyword, _ in _ALIKE}
+
+#: Options of an authorized_keys line (sshd(8)) that take something away, or give back after
+#: ``restrict`` what the role has anyway.
+_KEY_OPTIONS = frozenset(
+    "agent-forwarding command expiry-time from no-agent-forwarding no-port-forwarding no-pty"
+    " no-user-rc no-x11-forwarding port-forwarding pty restrict user-rc verify-required"
+    " x11-forwarding".split()
+)
+
+#: Those that give more than the role does.
 _WIDENING_KEY_OPTIONS = frozenset(
-    "agent-forwarding cert-authority environment no-touch-required permitlisten permitopen"
-    " port-forwarding principals pty tunnel user-rc x11-forwarding".split()
+    "cert-authority environment no-touch-required permitlisten permitopen principals tunnel".split()
 )
 
 _KEY_TYPES = frozenset(
@@ -107,7 +126,7 @@ def validate(data, path="sshd_mfa"):
     users, user_errors = {}, {}
     for name, entry in people.items():
         wrong = []
-        checked = _check_user(name, entry, policy, f"{path}:users:{name}", wrong)
+        checked = _check_user(name, entry, policy, path, wrong)
         if wrong:
             user_errors[str(name)] = wrong
         else:
@@ -199,6 +218,7 @@ def with_pam_block(text, block):
     Return the text of a PAM service's file with this block at its top, and no other of ours.
 
     An empty ``block`` gives back, byte for byte, what stood there before the first one.
+    Raises SaltInvocationError where our block has lost its end.
 
     CLI Example:
 
@@ -206,8 +226,15 @@ def with_pam_block(text, block):
 
         salt-call --local mfa_policy.with_pam_block "$(cat /etc/pam.d/sshd)" ''
     """
-    if text.startswith(f"{BEGIN}\n"):
-        text = text.partition(f"{END}\n")[2]
+    above, begin, rest = text.partition(f"{BEGIN}\n")
+    if begin:
+        _, end, below = rest.partition(f"{END}\n")
+        if not end:
+            raise SaltInvocationError(
+                f"the block that begins with '{BEGIN}' has no line '{END}' any more; put that line"
+                " back below the lines of the block"
+            )
+        text = above + below
     return block + text
 
 
@@ -274,18 +301,9 @@ def _role_keywords(policy, role, keys_dir):
     central = policy["authorized_keys"]["store"] == "central"
     return [
         ("AuthenticationMethods", methods),
-        ("PubkeyAuthentication", "yes"),
-        ("PasswordAuthentication", "no"),
         ("KbdInteractiveAuthentication", "yes" if "keyboard-interactive" in methods else "no"),
         ("AuthorizedKeysFile", f"{keys_dir}/%u" if central else ".ssh/authorized_keys"),
-        # sshd looks nowhere else for keys of managed people.
-        ("AuthorizedKeysCommand", "none"),
-        ("TrustedUserCAKeys", "none"),
-        ("AllowTcpForwarding", "local"),
-        ("AllowStreamLocalForwarding", "no"),
-        ("AllowAgentForwarding", "no"),
-        ("X11Forwarding", "no"),
-        ("PermitTunnel", "no"),
+        *_ALIKE,
     ]
 
 
@@ -313,9 +331,7 @@ def _check_mapping(contract, data, path, errors):
             continue
         rule = contract.get(key, contract.get("*"))
         if rule is None:
-            close = difflib.get_close_matches(str(key), contract, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            errors.append(f"{path}:{key}: no such key{hint}")
+            errors.append(f"{path}:{key}: no such key{_hint(key, contract)}")
         elif rule is _LATER:
             errors.append(f"{path}:{key}: this key is not built yet; take it out")
     for key, (check, default) in contract.items():
@@ -334,7 +350,8 @@ def _check_mapping(contract, data, path, errors):
     return values
 
 
-def _check_user(name, entry, policy, path, errors):
+def _check_user(name, entry, policy, root, errors):
+    path = f"{root}:users:{name}"
     if not isinstance(name, str):
         errors.append(f"{path}: YAML reads this name as {_kind(name)}; put it in quotes")
         return {}
@@ -355,7 +372,7 @@ def _check_user(name, entry, policy, path, errors):
         if not policy["roles"]["robot"]["from"]:
             errors.append(
                 f"{path}:role: robot needs the networks it may come from;"
-                f" list them in {path.split(':')[0]}:roles:robot:from"
+                f" list them in {root}:roles:robot:from"
             )
     return user
 
@@ -376,6 +393,11 @@ def _refuse_shared_keys(users, user_errors, path):
             user_errors.setdefault(name, []).append(
                 f"{path}:{name}:keys:{label}: {others} has the same key; give each person their own"
             )
+
+
+def _hint(word, known):
+    close = difflib.get_close_matches(str(word), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _kind(value):
@@ -521,6 +543,9 @@ def _key_line(line):
             "not a public key of a type that is accepted (ed25519, ecdsa, rsa, sk-*);"
             " give the whole line of the .pub file"
         )
+    if unknown := sorted(set(options) - _KEY_OPTIONS):
+        # sshd ignores the whole line then, and says so in its log only.
+        _refuse(f"{unknown[0]}: no such option{_hint(unknown[0], _KEY_OPTIONS)}")
     if not blob.strip():
         _refuse("the key itself is missing after its type; give the whole line of the .pub file")
     try:
@@ -628,7 +653,7 @@ _USER = {
     "keys": _Key(_keys, {}),
     "totp": _Key(_totp_entry),
     "fullname": _Key(_gecos),
-    "login_shell": _Key(_path, "/bin/bash"),
+    "login_shell": _Key(_path),
     "home": _Key(_path),
     # Debian gives people uids from 1000 on, and 65534 is nobody's (Debian Policy 9.2.2).
     "uid": _Key(_number(1000, 65533)),

@@ -10,7 +10,6 @@ is managed, and which groups it was given. No secret is in there.
 
 import contextlib
 import fcntl
-import grp
 import json
 import os
 import pwd
@@ -26,6 +25,9 @@ ROSTER = "/var/lib/sshd_mfa/roster.json"
 _HEADER = "# BEGIN sshd_mfa: managed by Salt, change the pillar instead\n"
 
 _HOME_KEYS = ".ssh/authorized_keys"
+
+#: Of a new account whose entry names none.
+_SHELL = "/bin/bash"
 
 #: Below this uid are the system's own accounts (login.defs(5), UID_MIN).
 _FIRST_UID = 1000
@@ -65,21 +67,12 @@ def plan(users, keys_dir=None, named=()):
 
         salt-call --local ssh_users.plan "$users" /etc/ssh/authorized_keys.d
     """
-    roster = recorded()
-    accounts = {account.pw_name: account for account in pwd.getpwall()}
-    known_groups = {group.gr_name: set(group.gr_mem) for group in grp.getgrall()}
-    outcome = {}
-    for name, user in users.items():
-        account = accounts.get(name) or _account(name)
-        given = roster.get(name, {}).get("groups", [])
-        try:
-            changes = _plan_account(name, user, account, known_groups, given)
-            if keys_dir:
-                current = __salt__["guarded_change.read"](f"{keys_dir}/{name}")
-                changes.update(_plan_keys(user, current))
-            outcome[name] = {"changes": changes, "error": ""}
-        except CommandExecutionError as err:
-            outcome[name] = {"changes": {}, "error": str(err)}
+    roster, outcome = recorded(), {}
+    for name, (changes, error) in _plan_accounts(users, roster).items():
+        if keys_dir and not error:
+            current = __salt__["guarded_change.read"](f"{keys_dir}/{name}")
+            changes.update(_plan_keys(users[name], current))
+        outcome[name] = {"changes": changes, "error": error}
     for name in sorted(set(roster) - set(users) - {str(name) for name in named}):
         outcome[name] = _plan_gone(name)
     return outcome
@@ -98,14 +91,8 @@ def unservable(users):
 
         salt-call --local ssh_users.unservable "$users"
     """
-    known_groups = {group.gr_name: set(group.gr_mem) for group in grp.getgrall()}
-    wrong = {}
-    for name, user in users.items():
-        try:
-            _plan_account(name, user, _account(name), known_groups, [])
-        except CommandExecutionError as err:
-            wrong[name] = str(err)
-    return wrong
+    planned = _plan_accounts(users, {})
+    return {name: error for name, (_, error) in planned.items() if error}
 
 
 def apply(users, planned, keys_dir=None):
@@ -128,12 +115,12 @@ def apply(users, planned, keys_dir=None):
     """
     outcome = {}
     for name, entry in planned.items():
-        outcome[name] = dict(entry)
+        outcome[name] = {**entry, "changes": dict(entry["changes"])}
         if entry["error"] or not entry["changes"]:
             continue
         try:
             if name not in users:
-                _forget_one(name, {}, keys_dir)
+                _forget_one(name, keys_dir)
                 continue
             _apply_account(name, users[name], entry["changes"])
             if "keys" in entry["changes"]:
@@ -145,8 +132,14 @@ def apply(users, planned, keys_dir=None):
     served = {
         name: users[name] for name, entry in outcome.items() if name in users and not entry["error"]
     }
-    _join_groups(served, outcome)
-    _record(served, {name for name in planned if name not in users and not planned[name]["error"]})
+    try:
+        _join_groups(served, outcome)
+    except (CommandExecutionError, OSError) as err:
+        for entry in outcome.values():
+            if entry["changes"].pop("groups", None):
+                entry["error"] = f"groups: {err}"
+    gone = {name for name in planned if name not in users and not planned[name]["error"]}
+    _record(served, outcome, gone)
     return outcome
 
 
@@ -188,13 +181,15 @@ def apply_home_keys(users, planned):
         salt-call --local ssh_users.apply_home_keys "$users" "$planned"
     """
     outcome, roster = {}, recorded()
+    changed = [name for name, entry in planned.items() if entry["changes"]]
+    # First the record: keys that a cut-off run wrote have to be known when they are to go.
+    _save({**roster, **{name: {**roster.get(name, {}), "home_keys": True} for name in changed}})
     for name, entry in planned.items():
         outcome[name] = entry
         if not entry["changes"]:
             continue
         try:
             account = pwd.getpwnam(name)
-            roster.setdefault(name, {})["home_keys"] = True
             path = f"{account.pw_dir}/{_HOME_KEYS}"
             __salt__["guarded_change.keep_original"](path, _read_home_keys(account))
             _write_home_keys(account, _render_keys(users[name]))
@@ -202,8 +197,33 @@ def apply_home_keys(users, planned):
             outcome[name] = {"changes": {}, "error": "the account could not be made"}
         except (CommandExecutionError, OSError) as err:
             outcome[name] = {"changes": {}, "error": str(err)}
-    _save(roster)
     return outcome
+
+
+def restore_home_keys():
+    """
+    Put back what was in the homes of those into whose homes keys were written.
+
+    To be called when sshd no longer asks them for all their factors. Returns ``{name: error}`` of
+    those where that failed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.restore_home_keys
+    """
+    errors, roster = {}, recorded()
+    for name, entry in recorded().items():
+        if not entry.get("home_keys"):
+            continue
+        try:
+            _restore_home_keys(name)
+            del roster[name]["home_keys"]
+        except (CommandExecutionError, OSError) as err:
+            errors[name] = str(err)
+    _save(roster)
+    return errors
 
 
 def recorded():
@@ -233,15 +253,19 @@ def forget(keys_dir):
 
         salt-call --local ssh_users.forget /etc/ssh/authorized_keys.d
     """
-    errors = {}
-    for name, entry in recorded().items():
+    errors, roster = {}, recorded()
+    _leave_groups({name: entry["groups"] for name, entry in roster.items()})
+    for name in recorded():
         try:
-            _forget_one(name, entry, keys_dir)
+            _forget_one(name, keys_dir)
+            del roster[name]
         except (CommandExecutionError, OSError) as err:
             errors[name] = str(err)
     with contextlib.suppress(OSError):
         os.rmdir(keys_dir)
-    Path(ROSTER).unlink(missing_ok=True)
+    _save(roster)
+    if not roster:
+        Path(ROSTER).unlink(missing_ok=True)
     return errors
 
 
@@ -267,10 +291,10 @@ def release(name, keys_dir="/etc/ssh/authorized_keys.d"):
     roster = recorded()
     if name not in roster:
         raise CommandExecutionError(f"{name} is not managed on this host")
-    found = _parse_groups(Path("/etc/group").read_text(encoding="utf-8"))
-    ours = {group: names for group, names in found.items() if group.startswith("sshd_mfa")}
-    set_members({g: [member for member in names if member != name] for g, names in ours.items()})
-    _forget_one(name, roster.pop(name), keys_dir)
+    ours = [group for group in _parse_groups(_read_groups()) if group.startswith("sshd_mfa")]
+    _leave_groups({name: [*ours, *roster[name]["groups"]]})
+    _forget_one(name, keys_dir)
+    del roster[name]
     _save(roster)
     return True
 
@@ -288,7 +312,7 @@ def members(groups):
 
         salt-call --local ssh_users.members '[sshd_mfa_user]'
     """
-    found = _parse_groups(Path("/etc/group").read_text(encoding="utf-8"))
+    found = _parse_groups(_read_groups())
     return {group: found.get(group) for group in groups}
 
 
@@ -327,17 +351,7 @@ def set_members(groups):
 
         salt-call --local ssh_users.set_members '{sshd_mfa_user: [sean]}'
     """
-    if not plan_members(groups):
-        return False
-    with _locked():
-        for path, added in (("/etc/group", _new_group), ("/etc/gshadow", _new_gshadow)):
-            text = __salt__["guarded_change.read"](path)
-            if text is not None:
-                edited = _edit_groups(text, groups, added)
-                __salt__["guarded_change.write"](path, edited, keep=False)
-    if Path("/run/nscd/socket").exists():
-        __salt__["cmd.run_all"](["nscd", "--invalidate=group"], python_shell=False)
-    return True
+    return _rewrite_groups(lambda _current: groups) if plan_members(groups) else False
 
 
 def _account(name):
@@ -347,10 +361,28 @@ def _account(name):
     return None
 
 
+def _plan_accounts(users, roster):
+    """Changes and error of each person, from one reading of passwd and group."""
+    accounts = {account.pw_name: account for account in pwd.getpwall()}
+    groups = _parse_groups(_read_groups())
+    planned = {}
+    for name, user in users.items():
+        account, changes, error = accounts.get(name) or _account(name), {}, ""
+        try:
+            given = roster.get(name, {}).get("groups", [])
+            changes = _plan_account(name, user, account, groups, given)
+        except CommandExecutionError as err:
+            error = str(err)
+        planned[name] = changes, error
+    return planned
+
+
 def _plan_account(name, user, account, known_groups, given):
     missing = sorted(group for group in user["groups"] if group not in known_groups)
     if missing:
-        raise CommandExecutionError(f"groups: there is no group {missing[0]} here; make it first")
+        raise CommandExecutionError(
+            f"groups: there is no group {missing[0]} in /etc/group; make it first"
+        )
     changes = _plan_groups(name, user, known_groups, given)
     if account is None:
         if user["existing"]:
@@ -394,17 +426,17 @@ def _plan_gone(name):
     }
 
 
-def _forget_one(name, entry, keys_dir):
+def _forget_one(name, keys_dir):
     """Take one person's key files back to what they were."""
     central = f"{keys_dir}/{name}"
     __salt__["guarded_change.write"](central, __salt__["guarded_change.original"](central))
+    if recorded()[name].get("home_keys"):
+        _restore_home_keys(name)
+
+
+def _restore_home_keys(name):
     account = _account(name)
-    if account and entry.get("home_keys"):
-        _restore_home_keys(account)
-
-
-def _restore_home_keys(account):
-    current = _read_home_keys(account)
+    current = _read_home_keys(account) if account else None
     if current is None or not current.startswith(_HEADER):
         return
     before = __salt__["guarded_change.original"](f"{account.pw_dir}/{_HOME_KEYS}")
@@ -464,7 +496,7 @@ def _apply_account(name, user, changes):
         return
     argv = []
     if "login_shell" in changes:
-        argv += ["--shell", user["login_shell"]]
+        argv += ["--shell", user["login_shell"] or _SHELL]
     if "fullname" in changes:
         argv += ["--comment", user["fullname"]]
     if argv:
@@ -473,7 +505,14 @@ def _apply_account(name, user, changes):
 
 def _useradd(name, user):
     """Arguments of useradd(8); the password stays locked, and keys work all the same."""
-    argv = ["useradd", "--create-home", "--key", "HOME_MODE=0750", "--shell", user["login_shell"]]
+    argv = [
+        "useradd",
+        "--create-home",
+        "--key",
+        "HOME_MODE=0750",
+        "--shell",
+        user["login_shell"] or _SHELL,
+    ]
     for option, field in (("--comment", "fullname"), ("--home-dir", "home"), ("--uid", "uid")):
         if user[field] is not None:
             argv += [option, str(user[field])]
@@ -487,21 +526,61 @@ def _useradd(name, user):
 def _join_groups(users, outcome):
     """Everybody's groups in one rename."""
     moves = {name: outcome[name]["changes"].get("groups") for name in users}
-    touched = {g for move in moves.values() if move for g in move["added"] + move["removed"]}
-    wanted = members(sorted(touched))
-    for name, move in moves.items():
-        for group in move["added"] if move else []:
-            wanted[group] = sorted({*(wanted[group] or []), name})
-        for group in move["removed"] if move else []:
-            wanted[group] = [member for member in wanted[group] or [] if member != name]
-    set_members(wanted)
+    moves = {name: move for name, move in moves.items() if move}
+
+    def decide(current):
+        wanted = {}
+        for name, move in moves.items():
+            for group in move["added"]:
+                wanted[group] = [*wanted.get(group, current.get(group, [])), name]
+            for group in move["removed"]:
+                names = wanted.get(group, current.get(group, []))
+                wanted[group] = [member for member in names if member != name]
+        return wanted
+
+    if moves:
+        _rewrite_groups(decide)
 
 
-def _record(users, forgotten):
+def _leave_groups(leaving):
+    """Take people out of groups, as ``{name: [group, …]}``."""
+
+    def decide(current):
+        return {
+            group: [name for name in names if group not in leaving.get(name, ())]
+            for group, names in current.items()
+            if any(group in leaving.get(name, ()) for name in names)
+        }
+
+    if decide(_parse_groups(_read_groups())):
+        _rewrite_groups(decide)
+
+
+def _rewrite_groups(decide):
+    """Change group(5) and gshadow(5); ``decide`` sees who is in which group, under the lock."""
+    with _locked():
+        wanted = decide(_parse_groups(_read_groups()))
+        for path, new_line in (("/etc/group", _new_group), ("/etc/gshadow", _new_gshadow)):
+            text = __salt__["guarded_change.read"](path)
+            if text is not None:
+                edited = _edit_groups(text, wanted, new_line)
+                __salt__["guarded_change.write"](path, edited, keep=False)
+    if Path("/run/nscd/socket").exists():
+        __salt__["cmd.run_all"](["nscd", "--invalidate=group"], python_shell=False)
+    return True
+
+
+def _record(users, outcome, forgotten):
     roster = recorded()
     wanted = {name: entry for name, entry in roster.items() if name not in forgotten}
     for name, user in users.items():
-        wanted[name] = {**roster.get(name, {}), "groups": user["groups"]}
+        before = roster.get(name, {})
+        # A group that somebody else had put them into is not ours to take away.
+        given = {
+            *before.get("groups", []),
+            *outcome[name]["changes"].get("groups", {}).get("added", []),
+        }
+        wanted[name] = {**before, "groups": sorted(given & set(user["groups"]))}
     _save(wanted)
 
 
@@ -536,12 +615,17 @@ def _locked():
         yield
 
 
+def _read_groups():
+    return Path("/etc/group").read_text(encoding="utf-8")
+
+
 def _parse_groups(text):
-    """Members of each group of group(5), as they stand there."""
+    """Members of each group of group(5), as they stand there; odd lines are not ours."""
     found = {}
     for line in text.splitlines():
-        name, *_, names = line.split(":")
-        found[name] = [member for member in names.split(",") if member]
+        if line.count(":") == 3 and not line.startswith(("+", "-", "#")):
+            name, _, _, names = line.split(":")
+            found[name] = [member for member in names.split(",") if member]
     return found
 
 
@@ -564,7 +648,7 @@ def _edit_groups(text, wanted, new_line):
 
 def _new_group(name, lines):
     # Only the file counts here: groups of another source do not use system gids.
-    used = {int(line.split(":")[2]) for line in lines if line.count(":") == 3}
+    used = {int(gid) for line in lines for gid in line.split(":")[2:3] if gid.isdigit()}
     gid = next(gid for gid in range(999, 99, -1) if gid not in used)
     return f"{name}:x:{gid}:"
 

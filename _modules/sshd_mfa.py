@@ -1,11 +1,18 @@
 """
 The operator's face of the formula.
+
+The last applied policy, without secrets, lies root-only on the host, so that functions called
+by hand need no arguments to repeat it.
 """
+
+import json
 
 __virtualname__ = "sshd_mfa"
 
 #: Version of all modules of the formula; the formula synchronizes them when it needs another.
 __version__ = "0.1.0"
+
+POLICY = "/var/lib/sshd_mfa/policy.json"
 
 
 def __virtual__():
@@ -23,3 +30,47 @@ def version():
         salt 'jump*' sshd_mfa.version
     """
     return __version__
+
+
+def applied():
+    """
+    Return the last applied policy: ``{"policy": …, "totp_dir": …}``, empty where none is applied.
+
+    ``policy`` is that of :py:func:`mfa_policy.validate
+    <saltext.sshd_mfa.modules.mfa_policy.validate>`: everything but the people.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'jump*' sshd_mfa.applied
+    """
+    text = __salt__["guarded_change.read"](POLICY)
+    return json.loads(text) if text else {}
+
+
+def record(applied):
+    """
+    Write what :py:func:`applied` returns.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_mfa.record "$applied"
+    """
+    text = json.dumps(applied, indent=1, sort_keys=True) + "\n"
+    return __salt__["guarded_change.write"](POLICY, text, mode=0o600, keep=False)
+
+
+def forget():
+    """
+    Remove the record of :py:func:`applied`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_mfa.forget
+    """
+    return __salt__["guarded_change.write"](POLICY, None, keep=False)

@@ -2,6 +2,7 @@
 The whole roster of people: accounts, groups, authorized keys and given secrets.
 """
 
+from salt.exceptions import CommandExecutionError
 from salt.utils.data import traverse_dict_and_list
 
 __virtualname__ = "ssh_users"
@@ -57,12 +58,11 @@ def managed(
     if not __opts__["test"]:
         planned = __salt__["ssh_users.apply"](users, planned, central)
     served = [n for n, entry in planned.items() if n in users and not entry["error"]]
-    secrets = __salt__["google_authenticator.managed"](
-        _people(data, users, served),
-        settings=policy["totp"],
-        test=__opts__["test"],
-        folder=totp_dir,
-    )
+    try:
+        secrets = _second_factors(data, users, served, policy, totp_dir)
+    except CommandExecutionError as err:
+        errors.append(f"{pillar}:totp: {err}")
+        secrets = {}
 
     for person, entry in planned.items():
         if entry["error"]:
@@ -81,15 +81,19 @@ def managed(
     return _finish(ret, errors, len(users))
 
 
-def _people(data, users, served):
-    """What google_authenticator needs of those who are asked for a code."""
+def _second_factors(data, users, served, policy, totp_dir):
+    """See to the secret files of those who are asked for a code."""
     people = {}
     for person in served:
-        if users[person]["role"] == "robot":
-            continue
-        totp = data["users"][person].get("totp") or {} if data["users"][person] else {}
-        people[person] = {key: totp.get(key) for key in ("secret", "scratch_codes")}
-    return people
+        if users[person]["role"] != "robot":
+            totp = (data["users"][person] or {}).get("totp") or {}
+            people[person] = {key: totp.get(key) for key in ("secret", "scratch_codes")}
+    # Nothing is taken over where the host's own PAM stack goes on asking for it.
+    adopt = policy["totp"]["adopt"] and bool(policy["enforce"])
+    settings = {**policy["totp"], "adopt": adopt}
+    return __salt__["google_authenticator.managed"](
+        people, settings=settings, test=__opts__["test"], folder=totp_dir
+    )
 
 
 def _finish(ret, errors, number):

@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import pwd
 
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.data import traverse_dict_and_list
 
 __virtualname__ = "sshd_mfa"
@@ -33,7 +33,7 @@ def enforced(
     ``/etc/group`` then moves people into the groups that those blocks speak of. With
     ``enforce: false`` in the pillar the groups are empty and the files as they were.
 
-    A person whose entry has an error stays where they are.
+    A person stays where they are when their entry, or their account, is not as it has to be.
 
     name
         Only a label.
@@ -74,20 +74,21 @@ def enforced(
                 banner: policy["sshd"]["banner"] or __salt__["guarded_change.original"](banner),
                 **_pam_file(pam_service, __salt__["mfa_policy.pam_block"](policy, totp_dir)),
             }
-            _converge(ret, files, groups, service, _probes(policy, groups, keys_dir))
-            if policy["authorized_keys"]["store"] == "home":
-                _keys_in_homes(ret, users, f"{pillar}:users")
-            if policy["totp"]["store"] == "central" and not __opts__["test"]:
-                # ssh_users.managed took these over and reported them; what lies in the homes was
-                # of use until just now.
-                done = __salt__["google_authenticator.complete_adoption"](folder=totp_dir)
-                _note_errors(ret, {n: e["comment"] for n, e in done.items() if not e["result"]})
+            _refuse_ports_of_a_socket(policy, service, pillar)
+            probes = _probes(policy, groups, keys_dir, drop_in, files[drop_in])
+            in_homes = policy["authorized_keys"]["store"] == "home"
+            _enforce(ret, files, groups, service, probes, users if in_homes else {}, pillar)
+            if policy["totp"]["store"] == "central":
+                _complete_adoption(ret, totp_dir)
         else:
-            files = _files_without_us(pam_service, drop_in, banner)
-            _converge(ret, files, {group: [] for group in _groups({})}, service, leave=True)
+            groups = {group: [] for group in __salt__["mfa_policy.groups"]({})}
+            _withdraw(
+                ret, _files_without_us(pam_service, drop_in, banner), groups, service, totp_dir
+            )
+        _make(ret, *_record(policy, totp_dir))
     except CommandExecutionError as err:
-        return {**ret, "result": False, "changes": {}, "comment": str(err)}
-    return ret
+        _note_errors(ret, {"sshd_mfa": str(err)})
+    return _finish(ret, "PAM, sshd and groups")
 
 
 def absent(
@@ -102,10 +103,10 @@ def absent(
     """
     Leave PAM and sshd byte for byte as they were before the first apply.
 
-    The groups are emptied first and removed, then the files are put back, then the
-    central key files go, and adopted secrets are handed back to the homes they came
-    from. Accounts, homes and provisioned secrets stay: a secret that came back with the
-    next apply would bring spent codes back.
+    The groups are emptied first and removed, then the files are put back, then the keys go,
+    and adopted secrets are handed back to the homes they came from. Accounts, homes and
+    provisioned secrets stay: a secret file that came anew with the next apply would bring
+    spent codes back.
 
     name
         Only a label.
@@ -120,22 +121,104 @@ def absent(
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        groups = dict.fromkeys(_groups({}), None)
-        files = _files_without_us(pam_service, drop_in, banner)
+        groups = dict.fromkeys(__salt__["mfa_policy.groups"]({}))
+        _withdraw(ret, _files_without_us(pam_service, drop_in, banner), groups, service, totp_dir)
         people = sorted(__salt__["ssh_users.recorded"]())
-        if people:
-            ret["changes"]["people"] = {"no longer managed": people}
-        _converge(ret, files, groups, service, leave=True)
-        if people and not __opts__["test"]:
-            done = __salt__["google_authenticator.hand_back"](folder=totp_dir)
-            errors = {name: entry["comment"] for name, entry in done.items() if not entry["result"]}
+        errors = {}
+
+        def forget():
             errors.update(__salt__["ssh_users.forget"](keys_dir))
-            _note_errors(ret, errors)
-            if not errors:
-                __salt__["guarded_change.forget_originals"]()
+
+        _make(ret, {"people": {"no longer managed": people}} if people else {}, forget)
+        _note_errors(ret, errors)
+        if ret["result"]:
+            __salt__["sshd_mfa.forget"]()
+            __salt__["guarded_change.forget_originals"]()
     except CommandExecutionError as err:
-        ret.update(result=False, changes={}, comment=str(err))
+        _note_errors(ret, {"sshd_mfa": str(err)})
+    return _finish(ret, "PAM, sshd and groups")
+
+
+def _make(ret, changes, act):
+    """
+    One step: shown in test mode, carried out otherwise.
+
+    What was done is reported, whatever becomes of later steps.
+    """
+    if not changes:
+        return
+    if not __opts__["test"]:
+        act()
+    elif ret["result"]:
+        ret["result"] = None
+    ret["changes"].update(changes)
+
+
+def _note_errors(ret, errors):
+    if errors:
+        ret["result"] = False
+        words = [f"{where}: {error}" for where, error in errors.items()]
+        ret["comment"] = "\n".join([*filter(None, [ret["comment"]]), *words])
+
+
+def _finish(ret, what):
+    if not ret["comment"]:
+        if not ret["changes"]:
+            ret["comment"] = f"{what} are as they have to be"
+        elif __opts__["test"]:
+            ret["comment"] = f"{what} would be changed"
+        else:
+            ret["comment"] = f"{what} were changed; sshd is reloaded"
     return ret
+
+
+def _enforce(ret, files, groups, service, probes, in_homes, pillar):
+    """
+    Lay out and commit.
+
+    Who is asked for all factors already gets keys into the home before sshd looks for them
+    there, so that a run that is cut off locks nobody out; who is not, after the commit, so
+    that it lets nobody in by the key alone.
+    """
+    inside = __salt__["ssh_users.members"](list(groups))
+    inside = {name for group, names in inside.items() for name in names or () if group in groups}
+    _keys_in_homes(ret, {n: u for n, u in in_homes.items() if n in inside}, pillar)
+    changes = __salt__["guarded_change.plan"](files, groups)
+    _make(ret, changes, lambda: __salt__["guarded_change.apply"](files, groups, service, probes))
+    if not changes:
+        __salt__["guarded_change.probe"](probes)
+    _keys_in_homes(ret, {n: u for n, u in in_homes.items() if n not in inside}, pillar)
+
+
+def _withdraw(ret, files, groups, service, totp_dir):
+    """Empty the groups, take the blocks away, and give back what was taken over."""
+    changes = __salt__["guarded_change.plan"](files, groups)
+    apply = __salt__["guarded_change.apply"]
+    _make(ret, changes, lambda: apply(files, groups, service, leave=True))
+    errors = {}
+
+    def put_back():
+        errors.update(__salt__["ssh_users.restore_home_keys"]())
+
+    def hand_back():
+        done = __salt__["google_authenticator.hand_back"](folder=totp_dir)
+        errors.update({n: entry["comment"] for n, entry in done.items() if not entry["result"]})
+
+    people = __salt__["ssh_users.recorded"]()
+    keys = sorted(name for name, entry in people.items() if entry.get("home_keys"))
+    stored = __salt__["google_authenticator.list"](folder=totp_dir)
+    secrets = sorted(name for name, entry in stored.items() if entry.get("adopted"))
+    _make(ret, {"keys in homes": {"put back": keys}} if keys else {}, put_back)
+    _make(ret, {"adopted secrets": {"handed back": secrets}} if secrets else {}, hand_back)
+    _note_errors(ret, errors)
+
+
+def _record(policy, totp_dir):
+    """The step that lets the operator's functions know the policy."""
+    wanted = {"policy": policy, "totp_dir": totp_dir}
+    if __salt__["sshd_mfa.applied"]() == wanted:
+        return {}, None
+    return {"policy": "recorded"}, lambda: __salt__["sshd_mfa.record"](wanted)
 
 
 def _without_factor(users, policy, totp_dir):
@@ -151,7 +234,19 @@ def _without_factor(users, policy, totp_dir):
     return sorted(n for n in missing if not users[n]["provisioned"])
 
 
-def _groups(users, single=()):
+def _complete_adoption(ret, totp_dir):
+    """
+    Take away what lies in the homes of people whose secret was taken over.
+
+    ssh_users.managed took it over and reported it; until just now the old PAM stack may have
+    asked for it.
+    """
+    if not __opts__["test"]:
+        done = __salt__["google_authenticator.complete_adoption"](folder=totp_dir)
+        _note_errors(ret, {n: entry["comment"] for n, entry in done.items() if not entry["result"]})
+
+
+def _groups(users, single):
     """
     Who has to be in which group.
 
@@ -172,9 +267,12 @@ def _pam_file(pam_service, block):
     current = __salt__["guarded_change.read"](path)
     if current is None:
         raise CommandExecutionError(
-            f"{path}: no such file; name sshd's PAM service in sshd_mfa:lookup:pam_service"
+            f"{path}: no such file; name sshd's PAM service in lookup:pam_service"
         )
-    return {path: __salt__["mfa_policy.with_pam_block"](current, block)}
+    try:
+        return {path: __salt__["mfa_policy.with_pam_block"](current, block)}
+    except SaltInvocationError as err:
+        raise CommandExecutionError(f"{path}: {err}") from None
 
 
 def _files_without_us(pam_service, drop_in, banner):
@@ -184,15 +282,28 @@ def _files_without_us(pam_service, drop_in, banner):
     }
 
 
-def _probes(policy, groups, keys_dir):
+def _refuse_ports_of_a_socket(policy, service, pillar):
+    if policy["sshd"]["port"] and __salt__["guarded_change.socket_activated"](service):
+        raise CommandExecutionError(
+            f"{pillar}:sshd:port: {service}.socket listens in sshd's place, so Port does nothing;"
+            f" take the key out, or run: systemctl disable --now {service}.socket;"
+            f" systemctl enable --now {service}.service"
+        )
+
+
+def _probes(policy, groups, keys_dir, drop_in, text):
     """What sshd has to answer for one person of each role, and for the host as a whole."""
-    host = {"usepam": "yes", "permituserenvironment": "no"}
+    alone = __salt__["guarded_change.effective"](drop_in, text)
+    keywords = ["usepam", "permituserenvironment", *map(str.lower, policy["sshd"]["options"])]
+    host = {keyword: alone[keyword] for keyword in keywords if keyword in alone}
     if policy["sshd"]["port"]:
         host["port"] = [str(port) for port in policy["sshd"]["port"]]
     probes = [{"user": "everybody", "address": None, "expected": host}]
-    for role, settings in policy["roles"].items():
-        member = _first_account(groups[__salt__["mfa_policy.role_group"](role)])
-        if member:
+    for group, names in groups.items():
+        member = _first_account(names)
+        role = group.removeprefix(f"{__salt__['mfa_policy.role_group']('')}")
+        if member and role != group:
+            settings = policy["roles"].get(role, policy["roles"]["user"])
             network = ipaddress.ip_network((settings["from"] or ["127.0.0.1"])[0])
             expected = __salt__["mfa_policy.expected"](policy, role, keys_dir)
             probes.append(
@@ -208,37 +319,18 @@ def _first_account(names):
     return None
 
 
-def _keys_in_homes(ret, users, path):
+def _keys_in_homes(ret, users, pillar):
     wrong = __salt__["ssh_users.unservable"](users)
     users = {name: user for name, user in users.items() if name not in wrong}
     outcome = __salt__["ssh_users.plan_home_keys"](users)
-    if not __opts__["test"]:
-        outcome = __salt__["ssh_users.apply_home_keys"](users, outcome)
     changes = {
         name: entry["changes"]["keys"] for name, entry in outcome.items() if entry["changes"]
     }
-    if changes:
-        ret["changes"]["keys"] = changes
-        ret["result"] = None if __opts__["test"] else True
-    _note_errors(ret, {f"{path}:{n}:keys": e["error"] for n, e in outcome.items() if e["error"]})
 
+    def write():
+        outcome.update(__salt__["ssh_users.apply_home_keys"](users, outcome))
 
-def _note_errors(ret, errors):
-    if errors:
-        ret["result"] = False
-        ret["comment"] += "".join(f"\n{where}: {words}" for where, words in errors.items())
-
-
-def _converge(ret, files, groups, service, probes=(), leave=False):
-    changes = __salt__["guarded_change.plan"](files, groups)
-    ret["changes"].update(changes)
-    if not ret["changes"]:
-        __salt__["guarded_change.probe"](probes)
-        ret["comment"] = "PAM and sshd are as the pillar asks"
-    elif __opts__["test"]:
-        ret["result"] = None
-        ret["comment"] = "PAM, sshd and groups would be changed"
-    else:
-        if changes:
-            __salt__["guarded_change.apply"](files, groups, service, probes, leave)
-        ret["comment"] = "PAM, sshd and groups were changed; sshd is reloaded"
+    changes = {"keys": {**ret["changes"].get("keys", {}), **changes}} if changes else {}
+    _make(ret, changes, write)
+    errors = {n: entry["error"] for n, entry in outcome.items() if entry["error"]}
+    _note_errors(ret, {f"{pillar}:users:{n}:keys": error for n, error in errors.items()})

@@ -63,6 +63,24 @@ def test_a_drop_in_that_sshd_does_not_read_is_never_laid_out(modules):
     assert modules.ssh_users.members([GROUP]) == {GROUP: None}
 
 
+def test_a_drop_in_is_judged_with_the_hosts_own_files(modules):
+    """Its HostKey lines, for one: without a key sshd refuses every configuration."""
+    found = modules.guarded_change.effective(
+        DROP_IN, "MaxAuthTries 2\nMatch user x\nX11Forwarding no\n"
+    )
+    assert found["maxauthtries"] == ["2"]
+    assert found["subsystem"], "the host's own sshd_config was not read"
+    assert not Path(DROP_IN).exists()
+
+
+def test_that_there_was_no_file_is_remembered(modules):
+    path = "/etc/ssh/test.banner"
+    for text in ("first\n", "second\n"):
+        modules.guarded_change.write(path, text)
+    assert modules.guarded_change.original(path) is None
+    modules.guarded_change.write(path, None)
+
+
 def test_a_failed_probe_brings_everything_back(modules):
     probe = {"user": "root", "address": "127.0.0.1", "expected": {"maxauthtries": "3"}}
     with pytest.raises(CommandExecutionError, match="maxauthtries is 5 for root, not 3") as error:

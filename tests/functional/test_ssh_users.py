@@ -121,7 +121,7 @@ def test_a_changed_account(modules, converge):
         ("daemon", {}, "account of the system"),
         ("root", {}, "account of the system"),
         ("nobody-here", {"existing": True}, "there is no such account"),
-        ("tester2", {"groups": ["no-such-group"]}, "there is no group no-such-group here"),
+        ("tester2", {"groups": ["no-such-group"]}, "there is no group no-such-group in /etc/group"),
         ("tester2", {"gid": 54321}, "54321"),
     ],
 )
@@ -131,6 +131,53 @@ def test_one_bad_entry_harms_one_user(converge, name, change, error):
     assert outcome[name]["changes"] == {}
     assert outcome["tester"]["error"] == ""
     assert pwd.getpwnam("tester")
+
+
+def test_numbers_and_home_that_are_given(converge):
+    entry = {**USER, "uid": 2345, "gid": 100, "home": "/home/elsewhere"}
+    assert converge({"tester": entry})["tester"]["error"] == ""
+    account = pwd.getpwnam("tester")
+    assert (account.pw_uid, account.pw_gid, account.pw_dir) == (2345, 100, "/home/elsewhere")
+    assert converge({"tester": entry})["tester"] == {"changes": {}, "error": ""}
+    # What would leave files behind is refused, and named with its mend.
+    for field, value in (("uid", 2346), ("gid", 60), ("home", "/home/tester")):
+        outcome = converge({"tester": {**entry, field: value}})["tester"]
+        assert f"{field}: the account has {entry[field]}" in outcome["error"]
+    assert pwd.getpwnam("tester") == account
+
+
+def test_a_login_shell_that_the_pillar_does_not_name_stays(converge):
+    converge({"tester": {**USER, "login_shell": None}})
+    assert pwd.getpwnam("tester").pw_shell == "/bin/bash"
+    subprocess.run(["chsh", "-s", "/bin/sh", "tester"], check=True)
+    assert converge({"tester": {**USER, "login_shell": None}})["tester"]["changes"] == {}
+    assert pwd.getpwnam("tester").pw_shell == "/bin/sh"
+
+
+def test_a_group_that_somebody_else_gave_stays(modules, groups, converge):
+    converge({"tester": USER})
+    modules.ssh_users.set_members({groups[0]: ["tester"], groups[1]: []})
+    both = {**USER, "groups": list(groups)}
+    assert converge({"tester": both})["tester"]["changes"] == {
+        "groups": {"added": [groups[1]], "removed": []}
+    }
+    assert converge({"tester": USER})["tester"]["changes"] == {
+        "groups": {"added": [], "removed": [groups[1]]}
+    }
+    assert modules.ssh_users.members(list(groups)) == {groups[0]: ["tester"], groups[1]: []}
+
+
+def test_odd_lines_of_etc_group_are_left_alone(modules, groups):
+    path = Path("/etc/group")
+    before = path.read_text()
+    try:
+        path.write_text(f"{before}\n+\n+:::\n# note\n")
+        modules.ssh_users.set_members({groups[0]: ["root"]})
+        text = path.read_text()
+        assert text.startswith(f"{before}\n+\n+:::\n# note\n{groups[0]}:x:")
+    finally:
+        modules.ssh_users.set_members(dict.fromkeys(groups))
+        path.write_text(before)
 
 
 def test_an_account_of_somebody_else(converge):

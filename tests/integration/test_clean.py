@@ -23,6 +23,9 @@ def test_byte_for_byte_and_every_old_way_in(lab, host):
     data["sshd_mfa"]["sshd"] = {"banner": "hello\n"}
     lab.pillar(data)
     succeeded(apply(lab, host))
+    data["sshd_mfa"]["sshd"] = {"banner": "hello again\n"}
+    lab.pillar(data)
+    succeeded(apply(lab, host))
     codes = Codes(SECRET, window=WINDOW)
     assert not lab.client.login(host.name, "ann", key="ann").ok
     assert lab.client.login(host.name, "ann", key="ann", code=codes.next()).ok

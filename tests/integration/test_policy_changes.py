@@ -1,5 +1,7 @@
 """What happens when the pillar changes on a host that is already managed."""
 
+import pytest
+
 from tests.integration.support import WINDOW, apply, person, pillar, snapshot, succeeded
 from tests.lab.totp import Codes
 
@@ -124,19 +126,25 @@ def test_a_broken_pillar_touches_nothing(lab, host):
         assert snapshot(host, "/etc", "/var/lib/sshd_mfa") == before
 
 
-def test_sshd_options_that_another_file_contradicts(lab, host):
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [("UsePAM no", "sshd says usepam is no"), ("MaxAuthTries 9", "sshd says maxauthtries is 9")],
+)
+def test_what_another_file_decides(lab, host, line, error):
     """An Include that stands too low: the apply says so and leaves nothing behind."""
     config = host.read("/etc/ssh/sshd_config")
     lines = [line for line in config.splitlines() if not line.startswith("Include")]
     host.put(
         "/etc/ssh/sshd_config",
-        "\n".join(["UsePAM no", *lines, "Include /etc/ssh/sshd_config.d/*.conf", ""]),
+        "\n".join([line, *lines, "Include /etc/ssh/sshd_config.d/*.conf", ""]),
     )
     before = snapshot(host, "/etc/ssh", "/etc/pam.d")
-    lab.pillar(pillar(ann=person(lab, "ann")))
+    data = pillar(ann=person(lab, "ann"))
+    data["sshd_mfa"]["sshd"] = {"options": {"MaxAuthTries": 4}}
+    lab.pillar(data)
     applied = apply(lab, host)
     assert applied.results["sshd_mfa policy"] is False
-    assert "sshd says usepam is no" in applied.comments
+    assert error in applied.comments
     assert "everything is as it was" in applied.comments
     assert "sshd_mfa_user" not in host.run(["cat", "/etc/group"]).stdout
     left = [
@@ -145,6 +153,29 @@ def test_sshd_options_that_another_file_contradicts(lab, host):
         if "authorized_keys.d" not in s
     ]
     assert set(left) == set(before.splitlines())
+
+
+def test_back_to_false_with_keys_and_secrets_in_homes(lab, host):
+    """Who came in by their own key before does so again, and nobody else by a key alone."""
+    host.account("ann", lab.client.public("old"))
+    secret_file = 'PBBGDIE4KQNP2NPDCAKF63JAQX6XZIE3\n" TOTP_AUTH\n'
+    host.put("/home/ann/.google_authenticator", secret_file, mode=0o600)
+    host.run(["chown", "ann:ann", "/home/ann/.google_authenticator"])
+    data = pillar(ann=person(lab, "ann", totp=None), ben=person(lab, "ben"))
+    data["sshd_mfa"]["authorized_keys"] = {"store": "home"}
+    lab.pillar(data)
+    succeeded(apply(lab, host))
+    codes = Codes("PBBGDIE4KQNP2NPDCAKF63JAQX6XZIE3", window=WINDOW)
+    assert lab.client.login(host.name, "ann", key="ann", code=codes.next()).ok
+    data["sshd_mfa"]["enforce"] = False
+    lab.pillar(data)
+    predicted = apply(lab, host, test=True)
+    assert predicted.changes == succeeded(apply(lab, host)).changes
+    assert lab.client.login(host.name, "ann", key="old").ok
+    assert not lab.client.login(host.name, "ann", key="ann").ok
+    assert not lab.client.login(host.name, "ben", key="ben").ok
+    assert host.read("/home/ann/.google_authenticator").startswith(secret_file[:32])
+    assert succeeded(apply(lab, host)).changes == {}
 
 
 def test_a_port_and_a_banner(lab, host):

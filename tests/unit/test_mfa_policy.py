@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from salt.exceptions import SaltInvocationError
 
 from tests.support import REPO, load
 
@@ -118,3 +119,23 @@ def test_the_pam_block_leaves_every_other_byte(text):
     assert once == block + text
     assert mfa_policy.with_pam_block(once, block) == once
     assert mfa_policy.with_pam_block(once, "") == text
+
+
+def test_a_pam_block_below_other_lines_is_found():
+    policy = mfa_policy.validate({"users": {"a": {"keys": [KEYS["K1"]]}}})["policy"]
+    block = mfa_policy.pam_block(policy, "/totp")
+    assert mfa_policy.with_pam_block("# above\n" + block + "# below\n", "") == "# above\n# below\n"
+
+
+def test_a_pam_block_without_its_end_is_not_guessed():
+    policy = mfa_policy.validate({"users": {"a": {"keys": [KEYS["K1"]]}}})["policy"]
+    block = mfa_policy.pam_block(policy, "/totp")
+    cut = block.replace(mfa_policy.END, "") + "@include common-auth\n"
+    with pytest.raises(SaltInvocationError, match="has no line"):
+        mfa_policy.with_pam_block(cut, block)
+
+
+def test_errors_name_the_pillar_key_that_was_given():
+    people = {"bot": {"role": "robot", "keys": [KEYS["K1"]]}}
+    answer = mfa_policy.validate({"users": people}, "infra:mfa")
+    assert answer["user_errors"]["bot"][0].endswith("list them in infra:mfa:roles:robot:from")
