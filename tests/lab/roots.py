@@ -65,7 +65,7 @@ done
 INSTALL_TESTS = """
 uv pip install --quiet --compile-bytecode --python /opt/salt/{version} {packages}
 """
-INSTALL_GITFS = """
+INSTALL_GIT = """
 export DEBIAN_FRONTEND=noninteractive
 outside='apt-get -qq -o Dir::Etc=/usr/local/share/apt-outside'
 $outside update && $outside --no-install-recommends install git
@@ -119,9 +119,8 @@ def tests(release: str, version: str) -> Layer:
 
 
 def master(release: str, version: str) -> Layer:
-    """Debian with Salt, and git in the form of program and library, for gitfs."""
-    script = INSTALL_GITFS.format(version=version)
-    return Layer(f"debian-{release}-master-{version}", script, salt(release, version))
+    """Debian with Salt, and git for gitfs; its Python library comes with Salt."""
+    return Layer(f"debian-{release}-master-{version}", INSTALL_GIT, salt(release, version))
 
 
 def overlay(stack: list[Path], upper: Path, work: Path) -> str:

@@ -95,11 +95,11 @@ class Master:
         deadline = time.monotonic() + READY
         while True:
             done = self._host.run(command, check=False)
-            answered = _json(done.stdout) or []
-            if set(minions) <= set(answered):
+            answered = _json(done.stdout)  # an error's text when the master is not ready
+            if isinstance(answered, list) and set(minions) <= set(answered):
                 return
             if time.monotonic() > deadline:
-                raise LabError(f"no answer from {minions}, only {answered}:\n{done.stderr}")
+                raise LabError(f"no answer from {minions}, but {answered}:\n{done.stderr}")
 
 
 def _text(value: object) -> str:
