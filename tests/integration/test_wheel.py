@@ -17,7 +17,7 @@ import pytest
 from tests.lab import tools
 
 REPO = Path(__file__).resolve().parents[2]
-FOLDERS = {"modules": REPO / "_modules", "states": REPO / "_states"}
+FOLDERS = {"modules": "_modules", "states": "_states"}
 # Any other extension would do; on 3008 Salt itself has no `vault` any more, so what loads is this.
 NEIGHBOUR = "saltext.vault"
 BUILD_INPUTS = (
@@ -118,7 +118,11 @@ def dist(tmp_path_factory):
     tools.install(builder / "bin/python", "build")
     out = tmp_path_factory.mktemp("dist")
     _run(builder / "bin/python", "-m", "build", "--outdir", out, clean)
-    return {"sdist": next(out.glob("*.tar.gz")), "wheel": next(out.glob("*.whl"))}
+    return {
+        "source": clean,
+        "sdist": next(out.glob("*.tar.gz")),
+        "wheel": next(out.glob("*.whl")),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +151,7 @@ def test_wheel_carries_the_same_bytes(dist, loader_type):
             for name in wheel.namelist()
             if name.startswith(prefix)
         }
-    assert packed == _sources(FOLDERS[loader_type])
+    assert packed == _sources(dist["source"] / FOLDERS[loader_type])
     assert packed, "an empty folder proves nothing"
 
 
@@ -169,13 +173,13 @@ def test_salt_call_loads_it(installed, version):
     assert installed.salt_call("sshd_mfa.version") == version
 
 
-def test_every_module_loads(installed):
+def test_every_module_loads(installed, dist):
     """Each file that has public functions answers by its own name, states included."""
     for loader_type, listing in (
         ("modules", "sys.list_modules"),
         ("states", "sys.list_state_modules"),
     ):
-        names = {Path(name).stem for name in _sources(FOLDERS[loader_type])}
+        names = {Path(name).stem for name in _sources(dist["source"] / FOLDERS[loader_type])}
         assert names <= set(installed.salt_call(listing))
 
 
