@@ -12,7 +12,9 @@ SALT = {version: f"salt>={version},<{int(version) + 1}" for version in ("3006", 
 # The one dependency of Salt's that needs a C compiler; only two of its Jinja filters ask for it.
 LEFT_OUT = "timelib"
 # What tests import, wherever they run. The extra `tests` in setup.cfg says so to everybody else.
-TESTS = "hypothesis pyotp pytest pytest-salt-factories pytest-subtests pyyaml".split()
+TESTS = """
+    hypothesis pyotp pytest pytest-salt-factories pytest-subtests pyyaml qrcode segno zxing-cpp
+""".split()
 # Environments on this machine: the lab's own, which also runs the integration tests, and the one
 # for tests that need no host.
 ENVIRONMENTS = {
