@@ -1202,7 +1202,7 @@ def _complete_adoption(store, people):
         with _noted(errors, name):
             place = store.place(name)
             found = _read(place) if place.folder is not None else None
-            if found and _options(found.text).get(ADOPTED) == "pending":
+            if found and f"{ADOPTED} pending" in found.text:
                 pending[name] = _Adoption(place, store.home(name))
                 pending[name].plan()
     # What is spent at home is spent in the store before it is gone at home; a login in between

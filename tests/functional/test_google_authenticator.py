@@ -1,5 +1,6 @@
 """Secret files on a real host, in root's store and in homes whose owners are hostile."""
 
+import io
 import logging
 import os
 import pty
@@ -7,6 +8,7 @@ import random
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,15 +35,18 @@ core = load("modules", "google_authenticator")
 
 
 @pytest.fixture(autouse=True)
-def no_secret_is_said(caplog):
+def no_secret_is_said():
     """No test may leave a secret or a scratch code in the log, at any level."""
-    caplog.set_level(1, logger="")
-    logging.getLogger("hypothesis").setLevel(logging.WARNING)
+    said = io.StringIO()
+    handler, root = logging.StreamHandler(said), logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(1)
     yield
-    said = caplog.text
-    assert SECRET not in said
-    assert OTHER_SECRET not in said
-    assert not any(str(code) in said for code in CODES)
+    root.setLevel(level)
+    root.removeHandler(handler)
+    for secret in (SECRET, OTHER_SECRET, *map(str, CODES)):
+        assert secret not in said.getvalue()
 
 
 @pytest.fixture
@@ -70,7 +75,9 @@ def home(account):
     return Path(account.pw_dir)
 
 
-def owned(path, account):
+def owned(path, account, link_to=None):
+    if link_to:
+        path.symlink_to(link_to)
     os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
     return path
 
@@ -223,6 +230,32 @@ def test_a_run_that_is_killed_leaves_old_or_new_files(store):
     assert sorted(os.listdir(store)) == sorted(people)
 
 
+def test_a_login_that_writes_just_after_us_keeps_both_changes(store, monkeypatch):
+    """
+    The PAM module looks at the file, flushes its temporary file and renames it: what we exchange
+    in between, it would undo.
+    """
+    core.managed({"sean": wanted()}, SETTINGS)
+    path, temporary = store / "sean", store / "sean~Ab12Cd"
+    put, met = core._put_in_place, []
+
+    def with_a_login(place, staged, inode, found):
+        put(place, staged, inode, found)
+        if not met:
+            met.append(threading.Timer(0.2, temporary.rename, [path]))
+            met[0].start()
+
+    monkeypatch.setattr(core, "_put_in_place", with_a_login)
+    temporary.write_text(path.read_text().replace("12345678\n", ""))
+    temporary.chmod(0o400)
+    answer = core.managed({"sean": wanted()}, {**SETTINGS, "window": 4})
+    assert answer["sean"]["changes"] == {"window": {"old": 3, "new": 4}}
+    file = core._parse(path.read_text())
+    assert (file.window, file.scratch_codes) == (4, (23456789,))
+    assert met
+    assert os.listdir(store) == ["sean"]
+
+
 # ---- The home store --------------------------------------------------------------------------
 
 
@@ -254,6 +287,15 @@ def hard_link(home, account):
     os.link("/etc/shadow", home / ".google_authenticator")
 
 
+def link_to_own_file(home, account):
+    at_home(home, account).rename(home / "spare")
+    owned(home / ".google_authenticator", account, link_to="spare")
+
+
+def hard_link_to_own_file(home, account):
+    os.link(at_home(home, account), home / "spare")
+
+
 def fifo(home, account):
     os.mkfifo(home / ".google_authenticator")
 
@@ -275,7 +317,10 @@ def somebody_elses_home(home, account):
     os.chown(home, 1, 1)
 
 
-HOSTILE = [link, hard_link, fifo, folder, roots_file, linked_home, somebody_elses_home]
+HOSTILE = [
+    *(link, hard_link, link_to_own_file, hard_link_to_own_file, fifo, folder, roots_file),
+    *(linked_home, somebody_elses_home),
+]
 
 
 @pytest.mark.parametrize("trick", HOSTILE, ids=lambda trick: trick.__name__)

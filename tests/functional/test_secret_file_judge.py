@@ -21,7 +21,7 @@ ga = load("modules", "google_authenticator")
 
 SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 KEY = ga._key(SECRET)
-FILES = 800
+FILES = 1000
 KINDS = {"right", "spent", "wrong", "refused", "rate limited"}
 
 
@@ -90,7 +90,10 @@ OPTIONS = st.one_of(
         "RATE_LIMIT",
         mostly(
             st.tuples(st.integers(1, 4), st.sampled_from([1, 30, 60, 3600]), STAMPS),
-            rare=st.tuples(st.sampled_from(["3", "101", "3 30 ", "3 30 x"]), NONSENSE),
+            rare=st.sampled_from(
+                ["3 30 ", "3 30\t", "3 30 1700000000 ", "3 30  1700000000", "3", "3 x", "3 30x"]
+                + ["0 30", "101 30", "3 0", "3 3601", "3 30 x", "3 30 18446744073709551616", ""]
+            ),
         ),
     ),
     one_option("RESETTING_TIME_SKEW", st.sampled_from(["", "56666666+3 56666667+3", "x"])),
@@ -102,20 +105,16 @@ OPTIONS = st.one_of(
     one_option("COLOUR", st.just('blue " WINDOW_SIZE 1')),
     one_option(" WINDOW_SIZE", st.just("1")),
 )
-LINES = st.one_of(
-    OPTIONS,
-    OPTIONS,
-    OPTIONS,
-    st.tuples(st.none(), CODES.map(str)),
-    st.tuples(
-        st.none(),
-        st.sampled_from(
-            [" 12345678", "+12345678", "12345678 ", "012345678", "09999999", "100000000", "", " "]
-            + ["-4282621618", "4307312974", "remark", '"', '"12345678', "1234567812345678"]
-            + ["18446744073721897294", "\v12345678", "12345678\r12345679"]
-        ),
+# The first that is neither an option nor a scratch code ends the scratch codes
+ODD_LINES = st.tuples(
+    st.none(),
+    st.sampled_from(
+        ["12345678", " 12345678", "+12345678", "12345678 ", "012345678", "09999999", "100000000"]
+        + ["-4282621618", "4307312974", "18446744073721897294", "\v12345678", "12345678x"]
+        + ["12345678\r12345679", "1234567812345678", "remark", "", " ", '"', '"12345678']
     ),
 )
+LINES = st.one_of(OPTIONS, OPTIONS, OPTIONS, st.tuples(st.none(), CODES.map(str)), ODD_LINES)
 ENDS = st.sampled_from(["\n", "\n", "\n", "\r\n", "\r", "\n\n"])
 PRESENTED = st.one_of(
     st.tuples(st.just("step"), st.integers(-6, 6)),
@@ -180,6 +179,15 @@ BUSY_FILE = files(
     presented=st.tuples(st.just("step"), st.integers(-1, 2))
     | st.tuples(st.just("scratch"), st.just(0)),
 )
+# Of somebody who keeps scratch codes, and more, in it
+CODE_FILE = files(
+    secrets=st.just(SECRET),
+    lines=st.lists(ODD_LINES | OPTIONS, min_size=1, max_size=4),
+    tails=st.just(""),
+    modes=st.just(0o600),
+    presented=st.tuples(st.just("text"), st.sampled_from(["12345678", "12345679", "10000000"]))
+    | st.tuples(st.just("scratch"), st.integers(0, 3)),
+)
 
 
 def written(case, now):
@@ -189,9 +197,9 @@ def written(case, now):
     def value(name, given):
         if name == "DISALLOW_REUSE" and isinstance(given, list):
             return " ".join(str(steps + step) for step in given)
-        if name == "RATE_LIMIT" and len(given) == 3:
+        if name == "RATE_LIMIT" and isinstance(given, tuple):
             return f"{given[0]} {given[1]}" + "".join(f" {now + stamp}" for stamp in given[2])
-        return " ".join(given) if isinstance(given, tuple) else given
+        return given
 
     lines = [case["secret"]]
     for name, given_value in case["lines"]:
@@ -261,7 +269,7 @@ def test_the_module_agrees(pam, folder):
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(ANY_FILE | BUSY_FILE)
+    @given(ANY_FILE | BUSY_FILE | CODE_FILE)
     def agrees(case):
         began = int(time.time())
         text = written(case, began)
@@ -282,7 +290,9 @@ def check_what_was_written_back(text, after, said, code):
     before, file = ga._parse(text), ga._parse(after)
     assert file.key == before.key
     assert (file.issued, file.adopted) == (before.issued, before.adopted)
-    if before.refuses_all or said in ("refused", "wrong", "spent"):
+    if "\r" in text.replace("\r\n", ""):
+        pass  # what it writes ends with LF, where a lone CR had hidden scratch codes
+    elif before.refuses_all or said in ("refused", "wrong", "spent"):
         assert file.scratch_codes == before.scratch_codes
     elif said == "right" and len(code) == 8:
         assert Counter(before.scratch_codes) - Counter(file.scratch_codes) == {int(code): 1}
