@@ -70,7 +70,6 @@ export DEBIAN_FRONTEND=noninteractive
 outside='apt-get -qq -o Dir::Etc=/usr/local/share/apt-outside'
 $outside update && $outside --no-install-recommends install git
 rm -rf /var/lib/apt/lists/* && apt-get -qq update && apt-get clean
-uv pip install --quiet --compile-bytecode --python /opt/salt/{version} GitPython
 """
 
 
