@@ -602,6 +602,7 @@ _DEFAULTS = {
     "step": 30,
     "rate_limit": {"attempts": 3, "seconds": 30},
     "disallow_reuse": True,
+    "scratch_codes": 5,
 }
 _FILE_SETTINGS = ("window", "step", "rate_limit", "disallow_reuse")
 _OTHER_SETTINGS = ("store", "adopt", "issuer", "scratch_codes")
@@ -619,6 +620,9 @@ def _checked_settings(settings):
         _between("window", settings["window"], 100)
     if "step" in settings:
         _between("step", settings["step"], 60)
+    for name in ("adopt", "disallow_reuse"):
+        if not isinstance(settings.get(name, True), bool):
+            raise SaltInvocationError(f"{name}: must be true or false")
     limit = settings.get("rate_limit")
     if limit:
         if not isinstance(limit, dict) or set(limit) != {"attempts", "seconds"}:
@@ -636,7 +640,8 @@ def _checked_settings(settings):
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
 _AT_ONCE = 500  # files staged before they are flushed to disk together
-_ROUNDS = 20
+_ROUNDS = 10
+_PATIENCE = 50  # hundredths of a second that a login may take to write what it has begun to write
 _STALE = 60  # seconds after which a temporary file of the PAM module is left over from a crash
 
 
@@ -825,9 +830,9 @@ def _settled(folder, names):
     """
     The inodes in a folder, once no login is about to write one of the files. A login that looked
     at the old file just before we changed it renames its temporary file over ours; but that one is
-    there before it looks.
+    there before it looks. One that stays is left over, or somebody wants to keep us waiting.
     """
-    for _ in range(200):
+    for _ in range(_PATIENCE):
         inodes = _inodes(folder)
         if not any("~" in entry and entry.partition("~")[0] in names for entry in inodes):
             break
@@ -902,6 +907,7 @@ class _Wanted(_Edit):
         super().__init__(place)
         self.secret, self.scratch_codes = _checked(wanted)
         self.settings = settings
+        self.adopt = wanted.get("adopt", settings["adopt"])
         self.at_home = at_home  # gives the place of an older ~/.google_authenticator
         self.changes, self.comment = {}, ""
 
@@ -912,7 +918,12 @@ class _Wanted(_Edit):
         if base is None and not self.secret:
             self.comment = self.comment or "has no secret yet"
             return
-        after = _merge(base, self.secret, self.scratch_codes, self.settings)
+        try:
+            after = _merge(base, self.secret, self.scratch_codes, self.settings)
+        except CommandExecutionError as error:
+            raise CommandExecutionError(
+                f"{self.place.path}: {error}; remove it with google_authenticator.reset"
+            ) from None
         if self.found:
             self.changes = _changes(self.found.text, after)
             self.changes.update(_misplaced(self.place, self.found))
@@ -941,7 +952,7 @@ class _Wanted(_Edit):
         if file.problems:
             self.comment = f"{place.path} is not adopted: {'; '.join(file.problems)}"
             return None
-        if self.settings["adopt"]:
+        if self.adopt:
             return _put(found.text, ADOPTED, "pending")
         return found.text if self.secret else None
 
@@ -979,7 +990,12 @@ def _write_once(edits, errors):
         with _noted(errors, name):
             staged[name] = _stage(edit.place, edit.text.encode("latin-1"))
     folders = {edits[name].place.folder for name in staged}
-    _flush(folders)
+    try:
+        _flush(folders)
+    except OSError as error:
+        for name, (temporary, _) in staged.items():
+            _unlink(edits[name].place, temporary)
+        raise CommandExecutionError(f"new secret files cannot be kept: {error.strerror}") from None
     for name, (temporary, inode) in staged.items():
         edit = edits[name]
         try:
@@ -1024,9 +1040,11 @@ class _Store:
     def chunk(self):
         """Close the homes that are opened in here."""
         outer = self.opened
-        with contextlib.ExitStack() as self.opened:
-            yield
-        self.opened = outer
+        try:
+            with contextlib.ExitStack() as self.opened:
+                yield
+        finally:
+            self.opened = outer
 
     def create(self):
         """Make the central folder, if it is missing."""
@@ -1082,8 +1100,21 @@ class _Store:
 
 @contextlib.contextmanager
 def _store(store, folder, people):
+    store, folder = _applied("store", store), folder or _policy().get("totp_dir", CENTRAL)
     with contextlib.ExitStack() as opened:
         yield _Store(store, folder, people, opened)
+
+
+def _policy():
+    """What the formula applied last; nothing where this module is used alone."""
+    return __salt__["sshd_mfa.applied"]() if "sshd_mfa.applied" in __salt__ else {}
+
+
+def _applied(key, given=None):
+    """What is given, or what the last applied policy says of it, or the formula's default."""
+    if given is not None:
+        return given
+    return _policy().get("policy", {}).get("totp", {}).get(key, _DEFAULTS.get(key))
 
 
 def _chunks(people):
@@ -1116,7 +1147,9 @@ def managed(users, settings=None, test=False, folder=CENTRAL):
     users
         ``{name: {"secret": …, "scratch_codes": […]}}``. Without a secret (None) the one that is
         there stays, and nobody gets one; without scratch codes those that are there stay.
-        ``uid``, ``gid`` and ``home`` may be given, too; what is missing is looked up.
+        ``uid``, ``gid`` and ``home`` may be given, too; what is missing is looked up. ``adopt``
+        beats that of the settings: a file that comes into a home when the time of adoption is
+        over may be a thief's.
 
     settings
         The pillar's ``totp``: ``store`` (``central``, the default, or ``home``), ``adopt`` (take
@@ -1188,6 +1221,7 @@ def complete_adoption(users=None, folder=CENTRAL):
 
         salt 'jump*' google_authenticator.complete_adoption
     """
+    users = [users] if isinstance(users, str) else users
     results = {}
     with _store("central", folder, dict.fromkeys(users or ())) as store:
         for chunk in _chunks(dict.fromkeys(store.names() if users is None else users)):
@@ -1307,7 +1341,7 @@ def _replace_at_home(home, text):
         _unlink(home, staged)
 
 
-def list_(users=None, store="central", folder=CENTRAL):
+def list_(users=None, store=None, folder=None):
     """
     What is in the secret files, without what is secret in them.
 
@@ -1315,10 +1349,11 @@ def list_(users=None, store="central", folder=CENTRAL):
         Names; default: everybody in the central store, or every account with such a file.
 
     store
-        ``central`` (the default) or ``home``.
+        ``central`` or ``home``. Default: that of the last applied policy, else ``central``
 
     folder
-        The central store's folder.
+        The central store's folder. Default: that of the last applied policy, else
+        ``/var/lib/sshd_mfa/totp``
 
     Returns for each: ``path``, ``mode`` (octal), ``kind`` (``totp``, ``hotp`` or ``scratch codes
     only``), the options ``window`` (codes), ``step`` (seconds), ``rate_limit`` and
@@ -1336,21 +1371,21 @@ def list_(users=None, store="central", folder=CENTRAL):
     listed = {}
     with _store(store, folder, dict.fromkeys(users or ())) as secret_files:
         if users is None:
-            accounts = [entry.pw_name for entry in pwd.getpwall()]
+            # Homes of the system's accounts are folders of the system.
+            accounts = [e.pw_name for e in pwd.getpwall() if e.pw_uid >= 1000 or e.pw_uid == 0]
             users = secret_files.names() if secret_files.central else accounts
         for name in users:
-            with secret_files.chunk():
-                place = secret_files.place(name)
-                with contextlib.suppress(FileNotFoundError):
-                    listed.update({name: _described(place)} if place.folder is not None else {})
+            with secret_files.chunk(), contextlib.suppress(FileNotFoundError):
+                listed[name] = _described(secret_files, name)
     return {name: about for name, about in listed.items() if about}
 
 
-def _described(place):
+def _described(secret_files, name):
     try:
-        found = _read(place)
+        place = secret_files.place(name)
+        found = _read(place) if place.folder is not None else None
     except CommandExecutionError as error:
-        return {"path": place.path, "problems": [str(error)]}
+        return {"problems": [str(error)]}
     if not found:
         return None
     file = _parse(found.text)
@@ -1372,7 +1407,7 @@ def _described(place):
     }
 
 
-def verify(user, store="central", folder=CENTRAL):
+def verify(user, store=None, folder=None):
     """
     Ask for a code on the terminal and say what the PAM module would say to it now. Nothing is
     spent, and nothing written.
@@ -1404,7 +1439,7 @@ def verify(user, store="central", folder=CENTRAL):
     return f"{answer}; the rate limit refuses logins for {wait} s more" if wait else answer
 
 
-def uri(user, issuer="bastion", store="central", folder=CENTRAL):
+def uri(user, issuer=None, store=None, folder=None):
     """
     Show the otpauth URI from which an authenticator app takes the secret: on the terminal, or
     without one in a file of mode 0600.
@@ -1413,7 +1448,8 @@ def uri(user, issuer="bastion", store="central", folder=CENTRAL):
         Whose secret.
 
     issuer
-        Under which name the app lists the account. Default: ``bastion``
+        Under which name the app lists the account. Default: that of the last applied policy,
+        else ``bastion``
 
     store, folder
         As in :py:func:`list <saltext.sshd_mfa.modules.google_authenticator.list_>`.
@@ -1429,7 +1465,7 @@ def uri(user, issuer="bastion", store="central", folder=CENTRAL):
     return _hand_over(user, f"{_uri_of(user, issuer, store, folder)}\n")
 
 
-def qr(user, issuer="bastion", store="central", folder=CENTRAL):
+def qr(user, issuer=None, store=None, folder=None):
     """
     Show the otpauth URI as a QR code, as :py:func:`uri` does.
 
@@ -1447,7 +1483,7 @@ def qr(user, issuer="bastion", store="central", folder=CENTRAL):
     return _hand_over(user, __salt__["qr_code.terminal"](_uri_of(user, issuer, store, folder)))
 
 
-def reset(user, store="central", folder=CENTRAL):
+def reset(user, store=None, folder=None):
     """
     Remove a person's secret. Until another one is provisioned or generated they cannot log in
     where a code is asked for. If the pillar has the secret, the next apply writes it again and
@@ -1477,7 +1513,7 @@ def reset(user, store="central", folder=CENTRAL):
     )
 
 
-def new_scratch_codes(user, count=5, store="central", folder=CENTRAL):
+def new_scratch_codes(user, count=None, store=None, folder=None):
     """
     Replace a person's scratch codes by new ones; the secret stays. They are shown on the terminal,
     or without one in a file of mode 0600. Codes from the pillar that go with this do not come back.
@@ -1486,7 +1522,7 @@ def new_scratch_codes(user, count=5, store="central", folder=CENTRAL):
         Whose scratch codes.
 
     count
-        How many. Default: 5
+        How many. Default: as the last applied policy says, else 5
 
     store, folder
         As in :py:func:`list <saltext.sshd_mfa.modules.google_authenticator.list_>`.
@@ -1499,7 +1535,7 @@ def new_scratch_codes(user, count=5, store="central", folder=CENTRAL):
 
         salt-call google_authenticator.new_scratch_codes sean
     """
-    codes = _generate_scratch_codes(_checked_count(count))
+    codes = _generate_scratch_codes(_checked_count(_applied("scratch_codes", count)))
 
     def change(text):
         file = None if text is None else _parse(text)
@@ -1511,7 +1547,7 @@ def new_scratch_codes(user, count=5, store="central", folder=CENTRAL):
     return _hand_over(user, _lines(codes))
 
 
-def generate(user, scratch_codes=5, settings=None, replace_secret=False, folder=CENTRAL):
+def generate(user, scratch_codes=None, settings=None, replace_secret=False, folder=None):
     """
     Make a new secret and scratch codes for a person, and show them with their QR code: on the
     terminal, or without one in a file of mode 0600. If the pillar has a secret for them, the
@@ -1521,11 +1557,12 @@ def generate(user, scratch_codes=5, settings=None, replace_secret=False, folder=
         For whom.
 
     scratch_codes
-        How many. Default: 5
+        How many. Default: as the last applied policy says, else 5
 
     settings
         As in :py:func:`managed`; ``issuer`` is the name under which the app lists the account.
-        Default: the formula's, central store, window 3, rate limit 3 in 30 seconds, no reuse
+        Default: the last applied policy's, else central store, window 3, rate limit 3 in 30
+        seconds, no reuse
 
     replace_secret
         Whether a secret that is there may be replaced. Default: false
@@ -1541,8 +1578,12 @@ def generate(user, scratch_codes=5, settings=None, replace_secret=False, folder=
 
         salt-call google_authenticator.generate sean settings='{"issuer": "bastion.example"}'
     """
-    settings = {**_DEFAULTS, **_checked_settings(settings)}
-    codes = _generate_scratch_codes(_checked_count(scratch_codes))
+    settings = {
+        **_DEFAULTS,
+        **_policy().get("policy", {}).get("totp", {}),
+        **_checked_settings(settings),
+    }
+    codes = _generate_scratch_codes(_checked_count(_applied("scratch_codes", scratch_codes)))
     secret = _generate_secret()
 
     def change(text):
@@ -1567,7 +1608,7 @@ def _one(user, store, folder, create=False):
             secret_files.create()
         place = secret_files.place(user)
         if place.folder is None:
-            raise CommandExecutionError(f"{user} has no secret: {place.path} is missing")
+            raise CommandExecutionError(f"{user}: there is no {Path(place.path).parent}")
         yield place
 
 
@@ -1596,7 +1637,7 @@ def _readable(user, store, folder):
 def _uri_of(user, issuer, store, folder):
     file = _readable(user, store, folder)
     secret = base64.b32encode(file.key).decode().rstrip("=")
-    return _uri(secret, user, issuer, file.step or 30)
+    return _uri(secret, user, _applied("issuer", issuer), file.step or 30)
 
 
 def _checked_count(count):

@@ -88,13 +88,15 @@ def present(
             {name: wanted}, settings, test=__opts__["test"], folder=folder
         )[name]
         if adopt and store == "central" and not __opts__["test"]:
-            moved = __salt__["google_authenticator.complete_adoption"]([name], folder)
-            done = {**done, **{k: v for k, v in moved.get(name, {}).items() if not v}}
+            moved = __salt__["google_authenticator.complete_adoption"]([name], folder).get(name)
+            if moved and not moved["result"]:
+                done = {**done, "result": False, "comment": moved["comment"]}
     except (CommandExecutionError, SaltInvocationError) as error:
         return {**ret, "result": False, "comment": str(error)}
     if not done["result"] or done["comment"]:
         where = f"{pillar}: " if pillar else ""
-        return {**ret, "result": False, "comment": f"{where}{name}: {done['comment']}"}
+        comment = f"{where}{name}: {done['comment']}"
+        return {**ret, "result": False, "changes": done["changes"], "comment": comment}
     return _finish(ret, done["changes"], "The secret file")
 
 

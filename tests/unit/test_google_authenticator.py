@@ -260,6 +260,8 @@ def test_refused_scratch_codes(codes, words):
         ({"windows": 3}, "no such key: windows"),
         ({"window": 101}, "window: must be a whole number from 1 to 100"),
         ({"window": True}, "window: must be"),
+        ({"disallow_reuse": "yes"}, "disallow_reuse: must be true or false"),
+        ({"store": "both"}, "store: must be central or home"),
         ({"step": "30"}, "step: must be a whole number from 1 to 60"),
         ({"rate_limit": {"attempts": 3}}, "rate_limit: needs attempts and seconds"),
         ({"rate_limit": {"attempts": 0, "seconds": 30}}, "rate_limit:attempts: must be"),
