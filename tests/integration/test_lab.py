@@ -173,7 +173,7 @@ def test_the_next_lab_removes_what_a_killed_one_left():
 
 def test_a_lab_at_work_is_not_swept():
     with keeper() as (_, name):
-        assert name not in runs.sweep(everything=True)
+        assert name not in runs.sweep([name])
         assert Network(int(name.removeprefix("mfa"))).name == name
         assert [trace for trace in traces(name) if "systemd-nspawn" in trace]
 
@@ -184,6 +184,56 @@ def test_a_lab_that_is_interrupted_leaves_nothing(number):
         process.send_signal(number)
         process.wait(timeout=30)
         assert traces(name) == []
+
+
+def command(*argv: str, **options) -> subprocess.CompletedProcess:
+    """`./lab …` as somebody types it."""
+    return subprocess.run(
+        ["./lab", *argv], capture_output=True, text=True, check=False, cwd=Path.cwd(), **options
+    )
+
+
+def test_up_stays_until_down():
+    up = command("up")
+    assert up.returncode == 0, up.stdout + up.stderr
+    name = up.stdout.split()[-1]
+    try:
+        assert name in runs.kept()
+        environment = {**os.environ, "LAB_RUN": name}
+        shell = command("shell", "jump02", "hostname; exit 3", env=environment)
+        assert (shell.stdout, shell.returncode) == ("jump02\n", 3)
+        wrong = command("shell", "jump03", env=environment)
+        assert wrong.stderr == "lab: there is no host jump03: salt, jump01, jump02, db01\n"
+    finally:
+        command("down", name)
+    assert traces(name) == []
+
+
+def test_who_is_not_root_is_told():
+    refused = command("demo", user="nobody")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("lab: ")
+    assert "run it as root" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("release", "problem"),
+    [
+        ('ID=debian\nVERSION_ID="11"\nPRETTY_NAME="Debian 11"', "this is Debian 11"),
+        ('ID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04"', "this is Ubuntu 24.04"),
+    ],
+)
+def test_another_system_is_told(tmp_path, release, problem):
+    (tmp_path / "os-release").write_text(release)
+    elsewhere = 'mount --bind "$1" /etc/os-release; ./lab demo'
+    refused = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", elsewhere, "lab", tmp_path / "os-release"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert refused.stderr == f"lab: the lab needs Debian 12 or newer, {problem}\n"
 
 
 def test_an_entry_that_fails_half_way_is_none(tmp_path, monkeypatch):

@@ -25,14 +25,18 @@ def up() -> None:
     lab.keep()
     for host in lab.hosts.values():
         print(f"{host.name:8} Debian {host.release}  {host.address}")
-    print("./lab shell HOST · ./lab down")
+    print(f"./lab shell HOST · ./lab down {lab.network.name}")
 
 
 @app.command()
-def down() -> None:
+def down(
+    name: Annotated[
+        str, typer.Argument(help="one lab, as `up` named it; all of them without")
+    ] = "",
+) -> None:
     """End the labs that `up` left running, and remove what killed ones left behind."""
-    for name in runs.sweep(everything=True):
-        progress(f"{name} is gone")
+    for gone in runs.sweep([name] if name else runs.kept()):
+        progress(f"{gone} is gone")
 
 
 @app.command(context_settings={**PASS_ON, "allow_interspersed_args": False})
@@ -77,7 +81,7 @@ def bench() -> None:
 @app.command()
 def clean() -> None:
     """Leave no trace but Debian's packages: `down`, and the cache too."""
-    down()
+    down("")
     with cache.locked(ONE_AT_A_TIME):
         at_work = [run.name for run in runs.folder().glob("mfa*")]
         if at_work:

@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tests.lab import cache
@@ -36,16 +36,16 @@ def owned(run: Path) -> Iterator[bool]:
         yield True
 
 
-def sweep(everything: bool = False) -> list[str]:
-    """Remove labs whose process was killed, and with `everything` those left running too.
+def sweep(names: Collection[str] = ()) -> list[str]:
+    """Remove labs whose process was killed, and those of `names` that were left running.
 
-    Returns their names. A lab that another process is working with stays.
+    Returns the names of all that are gone. A lab that another process is working with stays.
     """
     removed = []
     with cache.locked(ONE_AT_A_TIME):
         for run in sorted(folder().glob("mfa*")):
             with owned(run) as ours:
-                if ours and (everything or not _alive(run)):
+                if ours and (run.name in names or not _alive(run)):
                     remove(run)
                     removed.append(run.name)
     return removed
