@@ -10,10 +10,12 @@ The first original of every file that is replaced is kept below ``/var/lib/sshd_
 
 import contextlib
 import difflib
+import errno
 import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import tempfile
 import time
@@ -103,7 +105,9 @@ def apply(files, groups, service, probes=None, leave=False):
     """
     for path, text in files.items():
         if text and path.endswith(".conf"):
-            effective(path, text)
+            _refuse_earlier_match(path)
+            _refuse_unbound(effective(path, text))
+    running = _refuse_other_listeners(service)
     before = {path: read(path) for path in files}, __salt__["ssh_users.members"](list(groups))
     try:
         _switch(files, groups, service, leave)
@@ -113,7 +117,7 @@ def apply(files, groups, service, probes=None, leave=False):
     except (CommandExecutionError, OSError) as err:
         outcome = "everything is as it was"
         try:
-            _switch(*before, service, not leave)
+            _take_back(*before, service, not leave, running)
             _PENDING.unlink(missing_ok=True)
         except (CommandExecutionError, OSError) as again:
             outcome = f"but that failed as well: {again}"
@@ -231,7 +235,10 @@ def write(path, text, mode=0o644, keep=True):
         target.unlink(missing_ok=True)
     else:
         # The folder of a private file is private.
-        target.parent.mkdir(mode=0o755 if mode & stat.S_IROTH else 0o700, exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(mode=0o700)
+            # Whatever umask the operator's shell has.
+            target.parent.chmod(0o755 if mode & stat.S_IROTH else 0o700)
         _replace(target, text, mode)
     return True
 
@@ -297,6 +304,93 @@ def _diff(path, old, new):
         path if new is not None else "/dev/null",
     )
     return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+
+
+def _refuse_earlier_match(drop_in):
+    """For its own people a Match block above ours would decide, and sshd takes the first value."""
+    config = Path("/etc/ssh/sshd_config")
+    above = config.read_text(encoding="utf-8", errors="replace").splitlines()
+    include = next((n for n, line in enumerate(above) if re.match(r"\s*include\b", line, re.I)), 0)
+    texts = {config: above[:include]}
+    for path in sorted(Path(drop_in).parent.glob("*.conf")):
+        if path.name < Path(drop_in).name:
+            texts[path] = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for path, lines in texts.items():
+        for number, line in enumerate(lines, 1):
+            if re.match(r"\s*match\b", line, re.I):
+                raise CommandExecutionError(
+                    f"{path}:{number}: this Match block comes before {drop_in} and would decide for"
+                    f" whom it matches; move it below, or name the drop-in so that it sorts first"
+                    f" (lookup:paths:drop_in). Nothing was changed."
+                )
+
+
+def _refuse_unbound(settings):
+    """sshd gives up for good when there is nothing that it can listen on."""
+    now = _settings(_run(["sshd", "-T"])).get("listenaddress", [])
+    for address in set(settings.get("listenaddress", [])) - set(now):
+        host, _, port = address.rpartition(":")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        with socket.socket(family) as candidate:
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                candidate.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                candidate.bind((host.strip("[]"), int(port)))
+            except OSError as err:
+                # Without IPv6, or IPv4, sshd goes on with the other.
+                if err.errno != errno.EADDRINUSE and host in ("0.0.0.0", "[::]"):  # noqa: S104
+                    continue
+                raise CommandExecutionError(
+                    f"sshd could not listen on {address}: {err.strerror}. Nothing was changed."
+                ) from None
+
+
+def _refuse_other_listeners(service):
+    """
+    Return the process id of sshd, "0" where none runs as this service.
+
+    A listener that is not the service's would go on with the configuration that it has, while
+    PAM changes at once: its people would get in by the code alone, or not at all.
+    """
+    state = _run(["systemctl", "show", "--property=LoadState,MainPID", service])
+    state = dict(line.split("=", 1) for line in state.splitlines())
+    if state.get("LoadState") != "loaded":
+        raise CommandExecutionError(
+            f"{service}: there is no such service; name sshd's in lookup:service."
+            " Nothing was changed."
+        )
+    for pid, title in _titles():
+        if re.fullmatch(r"sshd: .*\[listener\].*", title) and pid != state["MainPID"]:
+            raise CommandExecutionError(
+                f"process {pid} ({title}) listens, and is not {service}; end it, or name its"
+                " service in lookup:service. Nothing was changed."
+            )
+    return state["MainPID"]
+
+
+def _titles():
+    """Process ids and titles of sshd's processes; others could only pretend to be one."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if not os.readlink(entry / "exe").startswith(("/usr/sbin/sshd", "/usr/lib")):
+                    continue
+                title = (entry / "cmdline").read_bytes().rstrip(b"\0 ").decode(errors="replace")
+                yield entry.name, title
+
+
+def _take_back(files, groups, service, leave, running):
+    """Put files and groups back, and see to it that sshd runs with them as it ran before."""
+    if _run(["systemctl", "show", "--property=MainPID", "--value", service]).strip() == running:
+        _switch(files, groups, service, leave)
+        return
+    # It has died of the new files: there is nothing to reload, and no order to keep.
+    for path, text in files.items():
+        write(path, text)
+    __salt__["ssh_users.set_members"](groups)
+    _run(["systemctl", "reset-failed", service])
+    _run(["systemctl", "start", service])
 
 
 def _switch(files, groups, service, leave):
@@ -437,13 +531,10 @@ def _cut_unauthenticated():
     PasswordAuthentication would take the one-time code for a password, and a code alone
     would let in.
     """
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            title = (entry / "cmdline").read_bytes().rstrip(b"\0 ").decode(errors="replace")
-            if re.fullmatch(r"sshd(-session|-auth)?: .*\[(net|pam|accepted)\]", title):
-                os.kill(int(entry.name), signal.SIGKILL)
+    for pid, title in _titles():
+        if re.fullmatch(r"sshd(-session|-auth)?: .*\[(net|pam|accepted)\]", title):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def _probe(user, address, expected):

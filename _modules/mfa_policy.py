@@ -71,10 +71,17 @@ _WIDENING_KEY_OPTIONS = frozenset(
     "cert-authority environment no-touch-required permitlisten permitopen principals tunnel".split()
 )
 
-_KEY_TYPES = frozenset(
-    "ssh-ed25519 ssh-rsa ecdsa-sha2-nistp256 ecdsa-sha2-nistp384 ecdsa-sha2-nistp521"
-    " sk-ssh-ed25519@openssh.com sk-ecdsa-sha2-nistp256@openssh.com".split()
-)
+#: Types of keys that are accepted, and of how many strings each is made (RFC 4253, RFC 5656,
+#: RFC 8709, OpenSSH's PROTOCOL.u2f).
+_KEY_TYPES = {
+    "ssh-ed25519": 2,
+    "ssh-rsa": 3,
+    "ecdsa-sha2-nistp256": 3,
+    "ecdsa-sha2-nistp384": 3,
+    "ecdsa-sha2-nistp521": 3,
+    "sk-ssh-ed25519@openssh.com": 3,
+    "sk-ecdsa-sha2-nistp256@openssh.com": 4,
+}
 
 # One option of an authorized_keys line: name, name="value" with \" inside.
 _KEY_OPTION = re.compile(r'([A-Za-z0-9-]+)(?:="((?:\\"|[^"])*)")?(,|[ \t]+)')
@@ -169,6 +176,37 @@ def role_group(role):
         salt-call --local mfa_policy.role_group robot
     """
     return f"{MANAGED_GROUP}_{role}"
+
+
+def second_factors(data, users, adopt):
+    """
+    Return what google_authenticator has to see to, ``{name: {"secret":, "scratch_codes":,
+    "adopt":}}``.
+
+    For states, in the process: what is in ``data`` comes out again.
+
+    data
+        The pillar below its key.
+
+    users
+        The ``users`` of :py:func:`validate` who are to be seen to. Robots are left out.
+
+    adopt
+        Names of those whose ``~/.google_authenticator`` may be taken over.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local mfa_policy.second_factors '{users: {sean: {}}}' "$users" '[]'
+    """
+    wanted = {}
+    for name, user in users.items():
+        if user["role"] != "robot":
+            totp = (data["users"][name] or {}).get("totp") or {}
+            wanted[name] = {key: totp.get(key) for key in ("secret", "scratch_codes")}
+            wanted[name]["adopt"] = name in adopt
+    return wanted
 
 
 def pam_block(policy, totp_dir):
@@ -331,7 +369,7 @@ def _check_mapping(contract, data, path, errors):
             continue
         rule = contract.get(key, contract.get("*"))
         if rule is None:
-            errors.append(f"{path}:{key}: no such key{_hint(key, contract)}")
+            errors.append(f"{path}:{_shown(key)}: no such key{_hint(key, contract)}")
         elif rule is _LATER:
             errors.append(f"{path}:{key}: this key is not built yet; take it out")
     for key, (check, default) in contract.items():
@@ -393,6 +431,12 @@ def _refuse_shared_keys(users, user_errors, path):
             user_errors.setdefault(name, []).append(
                 f"{path}:{name}:keys:{label}: {others} has the same key; give each person their own"
             )
+
+
+def _shown(key):
+    """A key that is not known may be a secret: `secret:JBSW…` lacks the space after the colon."""
+    plain = isinstance(key, str) and re.fullmatch("[a-z_]{1,20}", key)
+    return key if plain else "(not shown; is the space after a colon missing?)"
 
 
 def _hint(word, known):
@@ -552,10 +596,24 @@ def _key_line(line):
         raw = base64.b64decode(blob.split()[0], validate=True)
     except (binascii.Error, ValueError):
         _refuse("the key is not valid base64; was it cut while copying?")
-    length = int.from_bytes(raw[:4], "big")
-    if raw[4 : 4 + length] != kind.encode() or len(raw) <= 4 + length:
+    fields = _fields(raw)
+    if fields[:1] != [kind.encode()]:
         _refuse(f"the key is not of the type {kind} that stands before it; was it cut?")
+    if len(fields) != _KEY_TYPES[kind]:
+        _refuse("the key has no proper end; was it cut while copying?")
     return line
+
+
+def _fields(raw):
+    """The strings of which a public key is made (RFC 4253, 6.6), the first alone if one is cut."""
+    fields = []
+    while raw:
+        length = int.from_bytes(raw[:4], "big")
+        fields.append(raw[4 : 4 + length])
+        if len(raw) < 4 + length:
+            return fields[:1] if len(fields) > 1 else []
+        raw = raw[4 + length :]
+    return fields
 
 
 def _split_key_options(line):
@@ -581,9 +639,9 @@ def _totp_entry(value):
     """The shape of a person's second factor; google_authenticator judges the secret itself."""
     if not isinstance(value, dict):
         _refuse(f"expected a mapping with secret, got {_kind(value)}")
-    unknown = sorted(str(key) for key in value if key not in ("secret", "scratch_codes"))
+    unknown = [key for key in value if key not in ("secret", "scratch_codes")]
     if unknown:
-        _refuse(f"{unknown[0]}: no such key; known are secret and scratch_codes")
+        _refuse(f"{_shown(unknown[0])}: no such key; known are secret and scratch_codes")
     if not isinstance(value.get("secret"), str):
         _refuse("secret: expected the secret as a text in base32")
     if not isinstance(value.get("scratch_codes", []), list):

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pwd
+import stat
 import time
 from pathlib import Path
 
@@ -70,8 +71,10 @@ def plan(users, keys_dir=None, named=()):
     roster, outcome = recorded(), {}
     for name, (changes, error) in _plan_accounts(users, roster).items():
         if keys_dir and not error:
-            current = __salt__["guarded_change.read"](f"{keys_dir}/{name}")
-            changes.update(_plan_keys(users[name], current))
+            try:
+                changes.update(_plan_keys(users[name], _read_central_keys(name, keys_dir)))
+            except (CommandExecutionError, OSError) as err:
+                changes, error = {}, f"keys: {err}"
         outcome[name] = {"changes": changes, "error": error}
     for name in sorted(set(roster) - set(users) - {str(name) for name in named}):
         outcome[name] = _plan_gone(name)
@@ -124,9 +127,7 @@ def apply(users, planned, keys_dir=None):
                 continue
             _apply_account(name, users[name], entry["changes"])
             if "keys" in entry["changes"]:
-                # sshd reads it as the person, so others must be able to (sshd(8), FILES).
-                text = _render_keys(users[name])
-                __salt__["guarded_change.write"](f"{keys_dir}/{name}", text, mode=0o644)
+                _write_central_keys(name, users[name], keys_dir)
         except (CommandExecutionError, OSError) as err:
             outcome[name] = {"changes": {}, "error": str(err)}
     served = {
@@ -139,7 +140,11 @@ def apply(users, planned, keys_dir=None):
             if entry["changes"].pop("groups", None):
                 entry["error"] = f"groups: {err}"
     gone = {name for name in planned if name not in users and not planned[name]["error"]}
-    _record(served, outcome, gone)
+    try:
+        _record(served, outcome, gone)
+    except (CommandExecutionError, OSError) as err:
+        for name in served:
+            outcome[name]["error"] = f"could not be recorded: {err}"
     return outcome
 
 
@@ -226,9 +231,29 @@ def restore_home_keys():
     return errors
 
 
+def end_adoption(names):
+    """
+    Record that a ``~/.google_authenticator`` of these people is not taken over any more.
+
+    It is looked for once, when a person comes under the policy: one that appears later, after a
+    reset for instance, may be the work of a stolen session.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local ssh_users.end_adoption '[sean]'
+    """
+    roster = recorded()
+    _save({**roster, **{n: {**roster[n], "adoption_over": True} for n in names if n in roster}})
+
+
 def recorded():
     """
-    Return whom this module manages: ``{name: {"groups": [given groups], "home_keys": bool}}``.
+    Return whom this module manages: ``{name: {"groups": […], "home_keys":, "adoption_over":}}``.
+
+    ``groups`` are those that were given, ``home_keys`` says whether keys were written into the
+    home, ``adoption_over`` whether a ``~/.google_authenticator`` is no longer taken over.
 
     CLI Example:
 
@@ -383,12 +408,20 @@ def _plan_account(name, user, account, known_groups, given):
         raise CommandExecutionError(
             f"groups: there is no group {missing[0]} in /etc/group; make it first"
         )
+    shell = user["login_shell"]
+    if shell and not user["existing"] and not os.access(shell, os.X_OK):
+        raise CommandExecutionError(f"login_shell: {shell} is not on this host; install it first")
     changes = _plan_groups(name, user, known_groups, given)
     if account is None:
         if user["existing"]:
             raise CommandExecutionError("existing: there is no such account; take `existing` out")
         return {"account": "created", **changes}
     if user["existing"]:
+        if account.pw_uid == 0 and user["role"] != "robot":
+            # Under PermitRootLogin prohibit-password sshd takes no code from root (sshd_config(5)).
+            raise CommandExecutionError(
+                "sshd asks root for no code; give role: robot, or log in as a person and use sudo"
+            )
         return changes
     if account.pw_uid < _FIRST_UID:
         raise CommandExecutionError(
@@ -479,6 +512,25 @@ def _key_lines(user):
 
 def _render_keys(user):
     return _HEADER + "".join(f"{line}\n" for line in _key_lines(user))
+
+
+def _read_central_keys(name, keys_dir):
+    """The text of somebody's key file; None where there is none that sshd can read."""
+    text = __salt__["guarded_change.read"](f"{keys_dir}/{name}")
+    # sshd reads it as the person, so others must be able to (sshd(8), FILES).
+    if text and (
+        not os.stat(keys_dir).st_mode & stat.S_IXOTH
+        or not os.stat(f"{keys_dir}/{name}").st_mode & stat.S_IROTH
+    ):
+        return None
+    return text
+
+
+def _write_central_keys(name, user, keys_dir):
+    path = f"{keys_dir}/{name}"
+    __salt__["guarded_change.write"](path, _render_keys(user))
+    for name, bits in ((path, 0o444), (keys_dir, 0o111)):
+        os.chmod(name, stat.S_IMODE(os.stat(name).st_mode) | bits)
 
 
 def _read_home_keys(account):

@@ -49,6 +49,32 @@ def applied():
     return json.loads(text) if text else {}
 
 
+def contradiction(policy, path="sshd_mfa"):
+    """
+    Return why a policy cannot follow the one that was applied last; empty where it can.
+
+    policy
+        The ``policy`` of :py:func:`mfa_policy.validate
+        <saltext.sshd_mfa.modules.mfa_policy.validate>`.
+
+    path
+        Name of the pillar key, for the error. Default: ``sshd_mfa``
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_mfa.contradiction "$policy"
+    """
+    before = applied().get("policy", {}).get("totp", {}).get("store")
+    if before in (None, policy["totp"]["store"]):
+        return ""
+    return (
+        f"{path}:totp:store: was {before} when it was applied last; in the other store codes that"
+        " are spent would be good again. Apply sshd_mfa.clean first, and give everybody new secrets"
+    )
+
+
 def record(applied):
     """
     Write what :py:func:`applied` returns.

@@ -51,6 +51,8 @@ def managed(
         return {**ret, "result": False, "comment": "\n".join(checked["errors"])}
     users, policy = checked["users"], checked["policy"]
     errors = [error for wrong in checked["user_errors"].values() for error in wrong]
+    if error := __salt__["sshd_mfa.contradiction"](policy, pillar):
+        return {**ret, "result": False, "comment": error}
     # Keys in homes are written by sshd_mfa.enforced, once more than the key is asked for.
     central = keys_dir if policy["authorized_keys"]["store"] == "central" else None
 
@@ -72,28 +74,33 @@ def managed(
             ret["changes"][person] = changes
         factor = secrets.get(person, {"result": True, "comment": ""})
         if not factor["result"]:
-            errors.append(f"{pillar}:users:{person}: {factor['comment']}")
+            gap = "" if factor["comment"].startswith("totp:") else " "
+            errors.append(f"{pillar}:users:{person}:{gap}{factor['comment']}")
         elif factor["comment"] and policy["enforce"] is True:
             errors.append(
-                f"{pillar}:users:{person}:totp: {factor['comment']}, so {person} cannot log in;"
-                " give totp:secret"
+                f"{pillar}:users:{person}:totp: {factor['comment']}; give totp:secret. Until then"
+                f" {person} is refused or, if never under this policy, gets in as before"
             )
     return _finish(ret, errors, len(users))
 
 
 def _second_factors(data, users, served, policy, totp_dir):
     """See to the secret files of those who are asked for a code."""
-    people = {}
-    for person in served:
-        if users[person]["role"] != "robot":
-            totp = (data["users"][person] or {}).get("totp") or {}
-            people[person] = {key: totp.get(key) for key in ("secret", "scratch_codes")}
     # Nothing is taken over where the host's own PAM stack goes on asking for it.
     adopt = policy["totp"]["adopt"] and bool(policy["enforce"])
-    settings = {**policy["totp"], "adopt": adopt}
-    return __salt__["google_authenticator.managed"](
-        people, settings=settings, test=__opts__["test"], folder=totp_dir
+    roster = __salt__["ssh_users.recorded"]()
+    open_to = [n for n in served if adopt and "adoption_over" not in roster.get(n, {})]
+    people = {name: users[name] for name in served}
+    found = __salt__["google_authenticator.managed"](
+        __salt__["mfa_policy.second_factors"](data, people, open_to),
+        settings=policy["totp"],
+        test=__opts__["test"],
+        folder=totp_dir,
     )
+    if adopt and not __opts__["test"]:
+        seen = [person for person, entry in found.items() if entry["result"]]
+        __salt__["ssh_users.end_adoption"](seen)
+    return found
 
 
 def _finish(ret, errors, number):

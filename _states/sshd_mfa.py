@@ -66,9 +66,15 @@ def enforced(
     if checked["errors"]:
         return {**ret, "result": False, "comment": "\n".join(checked["errors"])}
     policy, users = checked["policy"], checked["users"]
+    if error := __salt__["sshd_mfa.contradiction"](policy, pillar):
+        return {**ret, "result": False, "comment": error}
     try:
         if policy["enforce"]:
-            groups = _groups(users, _without_factor(users, policy, totp_dir))
+            data = traverse_dict_and_list(__pillar__, pillar, {})
+            factors = _factors(data, users, policy, totp_dir)
+            groups = _groups(
+                users, _ready(users, factors, policy, keys_dir), _single(users, factors, policy)
+            )
             files = {
                 drop_in: __salt__["mfa_policy.sshd_drop_in"](policy, keys_dir, banner),
                 banner: policy["sshd"]["banner"] or __salt__["guarded_change.original"](banner),
@@ -191,10 +197,11 @@ def _enforce(ret, files, groups, service, probes, in_homes, pillar):
 
 
 def _withdraw(ret, files, groups, service, totp_dir):
-    """Empty the groups, take the blocks away, and give back what was taken over."""
-    changes = __salt__["guarded_change.plan"](files, groups)
-    apply = __salt__["guarded_change.apply"]
-    _make(ret, changes, lambda: apply(files, groups, service, leave=True))
+    """
+    Empty the groups, take the blocks away, and give back what was taken over.
+
+    Keys leave the homes first: with them, and without the groups, a key alone would let in.
+    """
     errors = {}
 
     def put_back():
@@ -206,9 +213,12 @@ def _withdraw(ret, files, groups, service, totp_dir):
 
     people = __salt__["ssh_users.recorded"]()
     keys = sorted(name for name, entry in people.items() if entry.get("home_keys"))
-    stored = __salt__["google_authenticator.list"](folder=totp_dir)
-    secrets = sorted(name for name, entry in stored.items() if entry.get("adopted"))
     _make(ret, {"keys in homes": {"put back": keys}} if keys else {}, put_back)
+    changes = __salt__["guarded_change.plan"](files, groups)
+    apply = __salt__["guarded_change.apply"]
+    _make(ret, changes, lambda: apply(files, groups, service, leave=True))
+    stored = __salt__["google_authenticator.list"](store="central", folder=totp_dir)
+    secrets = sorted(name for name, entry in stored.items() if entry.get("adopted"))
     _make(ret, {"adopted secrets": {"handed back": secrets}} if secrets else {}, hand_back)
     _note_errors(ret, errors)
 
@@ -221,17 +231,51 @@ def _record(policy, totp_dir):
     return {"policy": "recorded"}, lambda: __salt__["sshd_mfa.record"](wanted)
 
 
-def _without_factor(users, policy, totp_dir):
-    """Those who enter by their key alone until they have a second factor."""
+def _factors(data, users, policy, totp_dir):
+    """What google_authenticator still has to do, or to say, about each second factor."""
+    roster = __salt__["ssh_users.recorded"]()
+    adopt = [
+        name
+        for name in users
+        if policy["totp"]["adopt"] and "adoption_over" not in roster.get(name, {})
+    ]
+    wanted = __salt__["mfa_policy.second_factors"](data, users, adopt)
+    return __salt__["google_authenticator.managed"](
+        wanted, settings=policy["totp"], test=True, folder=totp_dir
+    )
+
+
+def _single(users, factors, policy):
+    """
+    Those who enter by their key alone until they have a second factor.
+
+    A file that is there and wrong is an error, and must not open the door to a key alone.
+    """
     if policy["enforce"] != "enrolled":
         return []
-    people = {n: {} for n, user in users.items() if user["role"] == "user"}
-    found = __salt__["google_authenticator.managed"](
-        people, settings=policy["totp"], test=True, folder=totp_dir
-    )
-    # A file that is there and wrong is an error, and must not open the door to a key alone.
-    missing = {n for n, entry in found.items() if entry["result"] and entry["comment"]}
-    return sorted(n for n in missing if not users[n]["provisioned"])
+    return sorted(n for n, entry in factors.items() if entry["result"] and entry["comment"])
+
+
+def _ready(users, factors, policy, keys_dir):
+    """
+    Those who would get in: their account, keys and second factor are there.
+
+    In test mode what ssh_users.managed would do is taken for done.
+    """
+    central = keys_dir if policy["authorized_keys"]["store"] == "central" else None
+    planned = __salt__["ssh_users.plan"](users, central, named=list(users))
+    ready = set()
+    for name in users:
+        account, factor = (
+            planned[name],
+            factors.get(name, {"result": True, "changes": {}, "comment": ""}),
+        )
+        wrong = account["error"] or not factor["result"]
+        missing = factor["comment"] and policy["enforce"] is True
+        pending = (account["changes"] or factor["changes"]) and not __opts__["test"]
+        if not (wrong or missing or pending):
+            ready.add(name)
+    return ready
 
 
 def _complete_adoption(ret, totp_dir):
@@ -246,18 +290,27 @@ def _complete_adoption(ret, totp_dir):
         _note_errors(ret, {n: entry["comment"] for n, entry in done.items() if not entry["result"]})
 
 
-def _groups(users, single):
+def _groups(users, ready, single):
     """
     Who has to be in which group.
 
-    Someone whose account could not be served, whose entry has an error or is gone, stays
-    in the groups that they are in.
+    Who is not ready stays as they are, named by ssh_users.managed: with the way in that they
+    had when they never were in our groups, refused for want of a factor when they were. So
+    does somebody who is no longer in the pillar.
     """
-    wrong = __salt__["ssh_users.unservable"](users)
-    served = {name: user for name, user in users.items() if name not in wrong}
-    groups = __salt__["mfa_policy.groups"](served, single)
-    for group, current in __salt__["ssh_users.members"](list(groups)).items():
-        stay = set(current or []) - set(served)
+    unservable = __salt__["ssh_users.unservable"](users)
+    current = __salt__["ssh_users.members"](list(__salt__["mfa_policy.groups"]({})))
+    inside = {name for names in current.values() for name in names or ()}
+    moved = {n: u for n, u in users.items() if n in ready or (n in inside and n not in unservable)}
+    known = set(users) | set(__salt__["ssh_users.recorded"]())
+    if not __salt__["sshd_mfa.applied"]() and inside - known:
+        raise CommandExecutionError(
+            f"{sorted(inside - known)[0]} is in a group whose name begins with sshd_mfa, and the"
+            " formula was never applied here; rename or remove that group"
+        )
+    groups = __salt__["mfa_policy.groups"](moved, single)
+    for group, names in current.items():
+        stay = (set(names or []) & known) - set(moved)
         groups[group] = sorted({*groups[group], *stay})
     return groups
 

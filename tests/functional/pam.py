@@ -1,5 +1,5 @@
 """
-The real PAM module, asked through libpam in a process of its own: ``Pam(folder).login(user, code)``.
+The real PAM module, asked through libpam in another process: ``Pam(folder).login(user, code)``.
 
 Run as a program this is that process: it reads ``[user, code]`` as JSON, one a line, and answers
 ``[whether PAM said success, how often it asked]``.

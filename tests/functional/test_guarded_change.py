@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -143,3 +144,61 @@ def test_a_folder_that_others_can_write_to_is_refused(modules, tmp_path):
     with pytest.raises(CommandExecutionError, match="others can write to it"):
         modules.guarded_change.write(str(tmp_path / "file"), "text")
     assert os.listdir(tmp_path) == []
+
+
+def test_an_sshd_that_is_not_the_services_is_not_left_behind(modules):
+    """It would go on with the old configuration, while PAM changes at once."""
+    with pytest.raises(CommandExecutionError, match="there is no such service"):
+        modules.guarded_change.apply({DROP_IN: "MaxAuthTries 5\n"}, {}, "openssh")
+    subprocess.run(["/usr/sbin/sshd", "-p", "2200", "-o", "PidFile=/run/other.pid"], check=True)
+    try:
+        time.sleep(0.3)
+        with pytest.raises(CommandExecutionError, match="listens, and is not ssh"):
+            modules.guarded_change.apply({DROP_IN: "MaxAuthTries 5\n"}, {}, "ssh")
+    finally:
+        os.kill(int(Path("/run/other.pid").read_text()), 9)
+    assert not Path(DROP_IN).exists()
+
+
+def test_an_address_that_sshd_cannot_have_is_refused(modules):
+    with pytest.raises(CommandExecutionError, match=r"could not listen on 192\.0\.2\.1:22"):
+        modules.guarded_change.apply({DROP_IN: "ListenAddress 192.0.2.1\n"}, {}, "ssh")
+    refused = pytest.raises(CommandExecutionError, match="could not listen on")
+    with socket.create_server(("", 8022)), refused:
+        modules.guarded_change.apply({DROP_IN: "Port 22\nPort 8022\n"}, {}, "ssh")
+    assert greeting().startswith(b"SSH-2.0")
+
+
+def test_an_sshd_that_died_of_the_change_is_started_again(modules, monkeypatch):
+    """What no check foresees: here the check itself is taken away."""
+    module = sys.modules[modules.guarded_change.apply.__module__]
+    monkeypatch.setattr(module, "_refuse_unbound", lambda settings: None)
+    monkeypatch.setattr(module, "_RELOAD_SECONDS", 3)
+    with pytest.raises(CommandExecutionError, match="everything is as it was"):
+        modules.guarded_change.apply({DROP_IN: "ListenAddress 192.0.2.1\n"}, {}, "ssh")
+    time.sleep(0.5)
+    assert greeting().startswith(b"SSH-2.0")
+
+
+def test_a_match_block_that_would_decide_first(modules):
+    earlier = Path("/etc/ssh/sshd_config.d/00-a.conf")
+    earlier.write_text("# somebody's\nMatch User root\n  AuthenticationMethods publickey\n")
+    try:
+        with pytest.raises(
+            CommandExecutionError, match=r"00-a\.conf:2: this Match block comes before"
+        ):
+            modules.guarded_change.apply({DROP_IN: "MaxAuthTries 5\n"}, {}, "ssh")
+    finally:
+        earlier.unlink()
+
+
+def test_the_umask_of_the_operator_does_not_matter(modules):
+    before = os.umask(0o077)
+    try:
+        modules.guarded_change.write("/etc/ssh/made_by_tests/file", "text\n")
+    finally:
+        os.umask(before)
+    folder = Path("/etc/ssh/made_by_tests")
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (folder, folder / "file")] == [0o755, 0o644]
+    (folder / "file").unlink()
+    folder.rmdir()

@@ -210,3 +210,32 @@ def test_somebody_who_left_the_pillar(converge):
     assert converge({})["tester"]["changes"] == {"account": "forgotten; it was removed by hand"}
     assert not Path("/etc/ssh/keys_of_tests/tester").exists()
     assert converge({}) == {}
+
+
+def test_a_key_file_that_sshd_cannot_read_is_mended(converge):
+    converge({"tester": USER})
+    folder, path = Path("/etc/ssh/keys_of_tests"), Path("/etc/ssh/keys_of_tests/tester")
+    for spoiled in (folder, path):
+        spoiled.chmod(0o700)
+        assert "keys" in converge({"tester": USER})["tester"]["changes"]
+        assert spoiled.stat().st_mode & 0o005
+    assert converge({"tester": USER})["tester"]["changes"] == {}
+
+
+def test_a_shell_that_is_not_there_and_root_as_a_user(converge):
+    outcome = converge(
+        {
+            "tester": {**USER, "login_shell": "/bin/zsh"},
+            "root": {**USER, "existing": True, "keys": {"1": "ssh-ed25519 BBBB other"}},
+        }
+    )
+    assert "/bin/zsh is not on this host" in outcome["tester"]["error"]
+    assert "sshd asks root for no code" in outcome["root"]["error"]
+
+
+def test_a_folder_in_the_place_of_a_key_file_harms_one_person(converge):
+    Path("/etc/ssh/keys_of_tests/tester2").mkdir(parents=True)
+    other = {**USER, "keys": {"1": "ssh-ed25519 BBBB other"}}
+    outcome = converge({"tester": USER, "tester2": other})
+    assert (outcome["tester"]["error"], outcome["tester2"]["error"] != "") == ("", True)
+    Path("/etc/ssh/keys_of_tests/tester2").rmdir()

@@ -78,6 +78,16 @@ def test_an_adopted_secret_keeps_its_person(lab, host):
     assert succeeded(apply(lab, host)).changes == {}
     assert not lab.client.login(host.name, "ann", key="ann", code="40817263").ok
 
+    # A stolen session plants a secret of its own, and the person's is reset: nothing is adopted.
+    planted = 'KVKFKRCPNZQUYMLXOVYDSQKJKZDTSRLD\n" TOTP_AUTH\n'
+    host.put("/home/ann/.google_authenticator", planted, mode=0o600)
+    host.run(["chown", "ann:ann", "/home/ann/.google_authenticator"])
+    lab.salt(host.name, "google_authenticator.reset", "ann")
+    applied = apply(lab, host)
+    assert "sshd_mfa:users:ann:totp: has no secret yet" in applied.comments
+    assert "sshd_mfa users" not in applied.changes
+    assert host.run(["test", "-e", "/var/lib/sshd_mfa/totp/ann"], check=False).returncode == 1
+
 
 def test_a_robot_is_refused_from_elsewhere(lab, host):
     data = pillar(robot=person(lab, "robot", role="robot", totp=None))
@@ -105,13 +115,14 @@ def test_one_bad_entry_harms_one_person(lab, host):
     for text in (
         "sshd_mfa:users:typo:key: no such key; did you mean keys?",
         "sshd_mfa:users:daemon: this is an account of the system (uid 1)",
-        "sshd_mfa:users:masked:totp: ",
+        "sshd_mfa:users:masked:totp:secret: has stars",
     ):
         assert text in applied.comments
     codes = Codes(people["ann"]["totp"]["secret"], window=WINDOW)
     assert lab.client.login(host.name, "ann", key="ann", code=codes.next()).ok
     members = host.run(["getent", "group", "sshd_mfa"]).stdout.strip().rpartition(":")[2]
-    assert "daemon" not in members.split(",")
+    # Who cannot be served stays as they are, and is not moved to where nothing lets them in.
+    assert members.split(",") == ["ann"]
 
 
 def test_a_broken_pillar_touches_nothing(lab, host):
