@@ -74,8 +74,7 @@ def managed(
             ret["changes"][person] = changes
         factor = secrets.get(person, {"result": True, "comment": ""})
         if not factor["result"]:
-            gap = "" if factor["comment"].startswith("totp:") else " "
-            errors.append(f"{pillar}:users:{person}:{gap}{factor['comment']}")
+            errors.append(f"{pillar}:users:{person}:totp: {factor['comment']}")
         elif factor["comment"] and policy["enforce"] is True:
             errors.append(
                 f"{pillar}:users:{person}:totp: {factor['comment']}; give totp:secret. Until then"

@@ -115,7 +115,7 @@ def test_one_bad_entry_harms_one_person(lab, host):
     for text in (
         "sshd_mfa:users:typo:key: no such key; did you mean keys?",
         "sshd_mfa:users:daemon: this is an account of the system (uid 1)",
-        "sshd_mfa:users:masked:totp:secret: has stars",
+        "sshd_mfa:users:masked:totp: secret: has stars",
     ):
         assert text in applied.comments
     codes = Codes(people["ann"]["totp"]["secret"], window=WINDOW)
