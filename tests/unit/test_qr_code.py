@@ -109,11 +109,15 @@ def test_a_decoder_reads_what_is_drawn(text, utf8):
     assert decoded(pixels(drawn)) == [text]
 
 
-def test_there_is_a_quiet_zone_of_four_modules():
-    rows = pixels(qr_code.terminal("x", utf8=True))
-    assert [len(rows), len(rows[0])] == [30, 29]  # 21 + 2 · 4, and one to fill the last line
-    assert all(pixel == 255 for row in rows[:4] + rows[-4:] for pixel in row)
-    assert all(pixel == 255 for row in rows for pixel in row[:4] + row[-4:])
+@pytest.mark.parametrize(
+    ("utf8", "size", "margin"),
+    [(True, [30, 29], 4), (False, [58, 58], 8)],  # 21 + 2 · 4, and one to fill the last line
+)
+def test_there_is_a_quiet_zone_of_four_light_modules(utf8, size, margin):
+    rows = pixels(qr_code.terminal("x", utf8))
+    assert [len(rows), len(rows[0])] == size
+    assert all(pixel == 255 for row in rows[:margin] + rows[-margin:] for pixel in row)
+    assert all(pixel == 255 for row in rows for pixel in row[:margin] + row[-margin:])
 
 
 def test_too_long():
