@@ -72,9 +72,8 @@ def enforced(
         if policy["enforce"]:
             data = traverse_dict_and_list(__pillar__, pillar, {})
             factors = _factors(data, users, policy, totp_dir)
-            groups = _groups(
-                users, _ready(users, factors, policy, keys_dir), _single(users, factors, policy)
-            )
+            ready = _ready(users, factors, policy, keys_dir)
+            groups = _groups(users, ready, _single(factors, policy))
             files = {
                 drop_in: __salt__["mfa_policy.sshd_drop_in"](policy, keys_dir, banner),
                 banner: policy["sshd"]["banner"] or __salt__["guarded_change.original"](banner),
@@ -137,7 +136,7 @@ def absent(
 
         _make(ret, {"people": {"no longer managed": people}} if people else {}, forget)
         _note_errors(ret, errors)
-        if ret["result"]:
+        if ret["result"] and not __opts__["test"]:
             __salt__["sshd_mfa.forget"]()
             __salt__["guarded_change.forget_originals"]()
     except CommandExecutionError as err:
@@ -183,17 +182,21 @@ def _enforce(ret, files, groups, service, probes, in_homes, pillar):
     Lay out and commit.
 
     Who is asked for all factors already gets keys into the home before sshd looks for them
-    there, so that a run that is cut off locks nobody out; who is not, after the commit, so
-    that it lets nobody in by the key alone.
+    there, so that a run that is cut off locks nobody out; who comes to it with the commit, after
+    that; and who does not, never: the key alone would let them in.
     """
-    inside = __salt__["ssh_users.members"](list(groups))
-    inside = {name for group, names in inside.items() for name in names or () if group in groups}
-    _keys_in_homes(ret, {n: u for n, u in in_homes.items() if n in inside}, pillar)
+    before = _people_in(__salt__["ssh_users.members"](list(groups)))
+    joining = _people_in(groups) - before
+    _keys_in_homes(ret, {n: u for n, u in in_homes.items() if n in before}, pillar)
     changes = __salt__["guarded_change.plan"](files, groups)
     _make(ret, changes, lambda: __salt__["guarded_change.apply"](files, groups, service, probes))
     if not changes:
         __salt__["guarded_change.probe"](probes)
-    _keys_in_homes(ret, {n: u for n, u in in_homes.items() if n not in inside}, pillar)
+    _keys_in_homes(ret, {n: u for n, u in in_homes.items() if n in joining}, pillar)
+
+
+def _people_in(groups):
+    return {name for names in groups.values() for name in names or ()}
 
 
 def _withdraw(ret, files, groups, service, totp_dir):
@@ -245,7 +248,7 @@ def _factors(data, users, policy, totp_dir):
     )
 
 
-def _single(users, factors, policy):
+def _single(factors, policy):
     """
     Those who enter by their key alone until they have a second factor.
 
@@ -300,7 +303,7 @@ def _groups(users, ready, single):
     """
     unservable = __salt__["ssh_users.unservable"](users)
     current = __salt__["ssh_users.members"](list(__salt__["mfa_policy.groups"]({})))
-    inside = {name for names in current.values() for name in names or ()}
+    inside = _people_in(current)
     moved = {n: u for n, u in users.items() if n in ready or (n in inside and n not in unservable)}
     known = set(users) | set(__salt__["ssh_users.recorded"]())
     if not __salt__["sshd_mfa.applied"]() and inside - known:

@@ -57,6 +57,19 @@ def test_both_stores_in_the_homes(lab, host):
     assert succeeded(apply(lab, host)).changes == {}
 
 
+def test_no_key_goes_into_a_home_whose_owner_is_not_asked_for_a_code(lab, host):
+    data = pillar(ann=person(lab, "ann"), ben=person(lab, "ben", totp=None))
+    data["sshd_mfa"]["authorized_keys"] = {"store": "home"}
+    lab.pillar(data)
+    applied = apply(lab, host)
+    assert applied.results["sshd_mfa users"] is False
+    assert "sshd_mfa:users:ben:totp: has no secret yet" in applied.comments
+    assert not lab.client.login(host.name, "ben", key="ben").ok
+    assert host.run(["test", "-e", "/home/ben/.ssh"], check=False).returncode == 1
+    codes = Codes(data["sshd_mfa"]["users"]["ann"]["totp"]["secret"], window=WINDOW)
+    assert lab.client.login(host.name, "ann", key="ann", code=codes.next()).ok
+
+
 def test_an_adopted_secret_keeps_its_person(lab, host):
     """Somebody set up by hand after the usual blog post need not enrol again."""
     secret = "PBBGDIE4KQNP2NPDCAKF63JAQX6XZIE3"
