@@ -68,12 +68,14 @@ def enforced(
     policy, users = checked["policy"], checked["users"]
     if error := __salt__["sshd_mfa.contradiction"](policy, pillar):
         return {**ret, "result": False, "comment": error}
+    left = set()
     try:
         if policy["enforce"]:
             data = traverse_dict_and_list(__pillar__, pillar, {})
             factors = _factors(data, users, policy, totp_dir)
             ready = _ready(users, factors, policy, keys_dir)
             groups = _groups(users, ready, _single(factors, policy))
+            left = set(users) - _people_in(groups)
             files = {
                 drop_in: __salt__["mfa_policy.sshd_drop_in"](policy, keys_dir, banner),
                 banner: policy["sshd"]["banner"] or __salt__["guarded_change.original"](banner),
@@ -93,7 +95,7 @@ def enforced(
         _make(ret, *_record(policy, totp_dir))
     except CommandExecutionError as err:
         _note_errors(ret, {"sshd_mfa": str(err)})
-    return _finish(ret, "PAM, sshd and groups")
+    return _finish(ret, left)
 
 
 def absent(
@@ -141,7 +143,7 @@ def absent(
             __salt__["guarded_change.forget_originals"]()
     except CommandExecutionError as err:
         _note_errors(ret, {"sshd_mfa": str(err)})
-    return _finish(ret, "PAM, sshd and groups")
+    return _finish(ret)
 
 
 def _make(ret, changes, act):
@@ -166,14 +168,15 @@ def _note_errors(ret, errors):
         ret["comment"] = "\n".join([*filter(None, [ret["comment"]]), *words])
 
 
-def _finish(ret, what):
+def _finish(ret, left=()):
+    """Say what was done, unless it went wrong, and for whom nothing was done."""
     if not ret["comment"]:
-        if not ret["changes"]:
-            ret["comment"] = f"{what} are as they have to be"
-        elif __opts__["test"]:
-            ret["comment"] = f"{what} would be changed"
-        else:
-            ret["comment"] = f"{what} were changed; sshd is reloaded"
+        done = "are as they have to be"
+        if ret["changes"]:
+            done = "would be changed" if __opts__["test"] else "were changed; sshd is reloaded"
+        ret["comment"] = f"PAM, sshd and groups {done}"
+    if left:
+        ret["comment"] += f"\nLeft as they are, see ssh_users.managed: {', '.join(sorted(left))}"
     return ret
 
 
