@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.lab.console import LabError
 
 CGROUPS = Path("/sys/fs/cgroup")
+SYSTEMD = Path("/run/systemd/system")  # there if systemd is PID 1, see sd_booted(3)
 # What is mounted is mounted in a mount name space of the process, so it goes when the process goes,
 # however that ends; the notes nspawn keeps in /run go with it.
 MOUNT_AND_RUN = """
@@ -97,6 +98,12 @@ class Container:
 
     def tidy(self) -> None:
         """Remove its control groups, once its processes are gone."""
+        if SYSTEMD.is_dir():
+            # Returns when the name is free for the next one.
+            scope = f"{self.machine}.scope"
+            subprocess.run(
+                ["systemctl", "--quiet", "stop", scope], check=False, capture_output=True
+            )
         for group in self._cgroups():
             for folder in [*sorted(group.rglob("*/"), reverse=True), group]:
                 with contextlib.suppress(OSError):
@@ -108,7 +115,7 @@ class Container:
         None where this machine's PID 1 is systemd, which makes one. Without it all containers
         would share one, and each would kill the others' services.
         """
-        if Path("/run/systemd/system").is_dir():
+        if SYSTEMD.is_dir():
             return []
         if (CGROUPS / "cgroup.controllers").exists():
             return [CGROUPS / self.machine]
