@@ -182,6 +182,22 @@ class Host:
             )
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
+    def show(self, command: Sequence[str]) -> int:
+        """Run a command that writes to this terminal, and return its exit status.
+
+        In a session of its own: a signal that a test sends to its process group must not end the
+        lab, whatever process name space the test is in.
+        """
+        process = subprocess.Popen(
+            self.argv(command), stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            return process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+
     def put(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write a file of the host, its folder too if that is missing."""
         self.run(["install", "-D", "-m", f"{mode:o}", "/dev/stdin", path], input=text)

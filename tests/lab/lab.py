@@ -193,6 +193,7 @@ def _signals_raise() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the process as an exception does, so that labs are removed."""
 
     def end(number: int, _frame: object) -> None:
+        progress(f"ended by {signal.Signals(number).name}")
         raise SystemExit(128 + number)
 
     with _handlers({signal.SIGTERM: end, signal.SIGHUP: end}):

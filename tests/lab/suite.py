@@ -149,7 +149,7 @@ class Suite:
         junit = "/run/junit.xml"
         variables = [f"{name}={value}" for name, value in self._environment("/tmp").items()]
         command = ["env", f"--chdir={SEEN}", *variables, python, *self._pytest("functional", junit)]
-        status = subprocess.call(host.argv(command))
+        status = host.show(command)
         written = host.run(["cat", junit], check=False)
         return status, written.stdout
 
