@@ -791,15 +791,31 @@ def _put_in_place(place, staged, inode, found):
     try:
         if found is None:
             _create(place, staged)
+        elif not _same(_read(place), found):
+            raise _OtherWriterError
         elif not _rename(place, staged, place.name, _RENAME_EXCHANGE):
-            _overwrite(place, staged, found)
-        elif not _same(_read(replace(place, name=staged)), found):
-            # back at once: nobody shall log in by the older state
-            _rename(place, staged, place.name, _RENAME_EXCHANGE)
-            back = _read(replace(place, name=staged))
-            raise _OtherWriterError(*([back.text] if back and back.info.st_ino != inode else []))
+            # NFS: a login in the last microseconds would be lost
+            os.rename(staged, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+        else:
+            _check_displaced(place, staged, inode, found)
     finally:
         _unlink(place, staged)
+
+
+def _check_displaced(place, staged, inode, found):
+    """
+    Look at what our version has taken the place of; a login may have put it there just then.
+
+    Nobody shall log in by our older state, so it goes back at once. But a login that looked at
+    ours before may still rename its own file over it, so both are kept to be joined.
+    """
+    displaced = _read(replace(place, name=staged))
+    if _same(displaced, found):
+        return
+    _rename(place, staged, place.name, _RENAME_EXCHANGE)
+    back = _read(replace(place, name=staged))
+    texts = [each.text for each in (displaced, back) if each and each.info.st_ino != inode]
+    raise _OtherWriterError(*texts)
 
 
 def _create(place, staged):
@@ -808,13 +824,6 @@ def _create(place, staged):
             os.link(staged, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
     except FileExistsError:
         raise _OtherWriterError from None
-
-
-def _overwrite(place, staged, found):
-    """Where names cannot be exchanged (NFS): a login in the last microseconds would be lost."""
-    if not _same(_read(place), found):
-        raise _OtherWriterError
-    os.rename(staged, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
 
 
 def _same(one, other):
@@ -841,7 +850,7 @@ def _settled(folder, names):
 
 
 def _overwritten(written):
-    """Which of ``{name: (place, inode)}`` somebody else has written since."""
+    """Which of ``{name: (place, inode)}`` somebody else has written since; None: not ours at all."""
     gone = set()
     for folder in {place.folder for place, _ in written.values()}:
         ours = {place.name: name for name, (place, _) in written.items() if place.folder == folder}
@@ -972,20 +981,21 @@ def _write(edits):
     """
     errors = {}
     waiting = {name: edit for name, edit in edits.items() if edit.text is not None}
-    for _ in range(_ROUNDS):
+    for attempt in range(10 * _ROUNDS):
         lost = _write_once(waiting, errors) if waiting else ()
         for name in lost:
             with _noted(errors, name):
                 edits[name].plan()
-        waiting = {name: edits[name] for name in lost if edits[name].text is not None}
-        waiting = {name: edit for name, edit in waiting.items() if name not in errors}
-    errors.update(dict.fromkeys(waiting, "somebody else kept writing the file; apply again"))
-    return errors
+        waiting = {n: edits[n] for n in lost if n not in errors and edits[n].text is not None}
+        # to give up with texts that are not joined would bring spent codes back
+        if attempt >= _ROUNDS and not any(edit.others for edit in waiting.values()):
+            break
+    return errors | dict.fromkeys(waiting, "somebody else kept writing the file; apply again")
 
 
 def _write_once(edits, errors):
     """The names of those whose file somebody else wrote in between."""
-    staged, written, lost = {}, {}, set()
+    staged, written = {}, {}
     for name, edit in edits.items():
         with _noted(errors, name):
             staged[name] = _stage(edit.place, edit.text.encode("latin-1"))
@@ -1005,10 +1015,10 @@ def _write_once(edits, errors):
                     written[name] = (edit.place, inode)
         except _OtherWriterError as other:
             edit.others += other.texts
-            lost.add(name)
+            written[name] = (edit.place, None)
     for folder in folders:
         os.fsync(folder)
-    return lost | _overwritten(written)
+    return _overwritten(written)
 
 
 @contextlib.contextmanager

@@ -260,6 +260,37 @@ def test_a_login_that_writes_just_after_us_keeps_both_changes(store, monkeypatch
     assert os.listdir(store) == ["sean"]
 
 
+def test_a_login_by_our_older_state_undoes_nobody(store, monkeypatch):
+    """
+    One login wrote just before the exchange. Another looked at our version, which is older, while
+    that stood there, and renames its own over the first one's when we have put that back.
+    """
+    core.managed({"sean": wanted()}, SETTINGS)
+    path, temporary = store / "sean", store / "sean~Ab12Cd"
+    rename, exchanges = core._rename, []
+
+    def with_logins(place, one, other, how):
+        if not exchanges:
+            first = store / "first"
+            first.write_text(path.read_text().replace("12345678\n", ""))
+            first.rename(path)
+        done = rename(place, one, other, how)
+        exchanges.append(how)
+        if len(exchanges) == 1:
+            temporary.write_text(path.read_text().replace("23456789\n", ""))
+        if len(exchanges) == 2:
+            temporary.rename(path)
+        return done
+
+    monkeypatch.setattr(core, "_rename", with_logins)
+    answer = core.managed({"sean": wanted()}, {**SETTINGS, "window": 4})
+    assert answer["sean"]["result"]
+    assert len(exchanges) == 3
+    file = core._parse(path.read_text())
+    assert (file.window, file.scratch_codes) == (4, ())
+    assert os.listdir(store) == ["sean"]
+
+
 # ---- The home store --------------------------------------------------------------------------
 
 
