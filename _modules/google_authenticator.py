@@ -850,7 +850,7 @@ def _settled(folder, names):
 
 
 def _overwritten(written):
-    """Which of ``{name: (place, inode)}`` somebody else has written since; None: not ours at all."""
+    """Which of ``{name: (place, inode)}`` others have written since; None: before us already."""
     gone = set()
     for folder in {place.folder for place, _ in written.values()}:
         ours = {place.name: name for name, (place, _) in written.items() if place.folder == folder}

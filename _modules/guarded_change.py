@@ -9,14 +9,12 @@ The first original of every file that is replaced is kept below ``/var/lib/sshd_
 """
 
 import contextlib
-import difflib
 import errno
 import os
 import re
 import shutil
 import signal
 import socket
-import stat
 import tempfile
 import time
 from pathlib import Path
@@ -64,9 +62,9 @@ def plan(files, groups):
     """
     changes = {}
     for path, wanted in files.items():
-        current = read(path)
+        current = __salt__["root_file.read"](path)
         if current != wanted:
-            changes[path] = _diff(path, current, wanted)
+            changes[path] = __salt__["root_file.diff"](path, current, wanted)
     if moves := __salt__["ssh_users.plan_members"](groups):
         changes["groups"] = moves
     if _PENDING.exists():
@@ -108,7 +106,8 @@ def apply(files, groups, service, probes=None, leave=False):
             _refuse_earlier_match(path)
             _refuse_unbound(effective(path, text))
     running = _refuse_other_listeners(service)
-    before = {path: read(path) for path in files}, __salt__["ssh_users.members"](list(groups))
+    texts = {path: __salt__["root_file.read"](path) for path in files}
+    before = texts, __salt__["ssh_users.members"](list(groups))
     try:
         _switch(files, groups, service, leave)
         _cut_unauthenticated()
@@ -191,35 +190,11 @@ def socket_activated(service):
     return __salt__["cmd.retcode"](ask, python_shell=False, ignore_retcode=True) == 0
 
 
-def read(path):
+def write(path, text):
     """
-    Return the text of a file, or ``None`` where there is none. Undecodable bytes survive.
+    Replace a file atomically, or remove it where ``text`` is ``None``; keep its first original.
 
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call --local guarded_change.read /etc/pam.d/sshd
-    """
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as source:
-            return source.read()
-    except FileNotFoundError:
-        return None
-
-
-def write(path, text, mode=0o644, keep=True):
-    """
-    Replace a file atomically, or remove it where ``text`` is ``None``.
-
-    Owner, mode, ACL and label of an existing file are kept, and so is its first original.
-    Refused unless root owns every step of the path and nobody else can write there.
-
-    mode
-        Permissions of a new file. Default: ``0644`` (octal)
-
-    keep
-        Whether the first original is kept. Default: ``True``
+    See :py:func:`root_file.write <saltext.sshd_mfa.modules.root_file.write>`.
 
     CLI Example:
 
@@ -227,20 +202,8 @@ def write(path, text, mode=0o644, keep=True):
 
         salt-call --local guarded_change.write /etc/ssh/banner 'Hello'
     """
-    target = Path(os.path.realpath(path))
-    _refuse_unsafe_folder(target.parent)
-    if keep:
-        keep_original(path, read(target))
-    if text is None:
-        target.unlink(missing_ok=True)
-    else:
-        # The folder of a private file is private.
-        if not target.parent.exists():
-            target.parent.mkdir(mode=0o700)
-            # Whatever umask the operator's shell has.
-            target.parent.chmod(0o755 if mode & stat.S_IROTH else 0o700)
-        _replace(target, text, mode)
-    return True
+    keep_original(path, __salt__["root_file.read"](path))
+    return __salt__["root_file.write"](path, text)
 
 
 def original(path):
@@ -253,7 +216,7 @@ def original(path):
 
         salt-call --local guarded_change.original /etc/pam.d/sshd
     """
-    return read(_kept(path))
+    return __salt__["root_file.read"](_kept(path))
 
 
 def keep_original(path, text):
@@ -278,7 +241,7 @@ def keep_original(path, text):
     if text is None:
         missing.touch()
     else:
-        _replace(kept, text, mode=0o600)
+        __salt__["root_file.write"](str(kept), text, mode=0o600)
     return True
 
 
@@ -294,16 +257,6 @@ def forget_originals():
     """
     shutil.rmtree(ORIGINALS, ignore_errors=True)
     return True
-
-
-def _diff(path, old, new):
-    lines = difflib.unified_diff(
-        (old or "").splitlines(keepends=True),
-        (new or "").splitlines(keepends=True),
-        path if old is not None else "/dev/null",
-        path if new is not None else "/dev/null",
-    )
-    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
 
 
 def _refuse_earlier_match(drop_in):
@@ -405,7 +358,7 @@ def _switch(files, groups, service, leave):
 def _lay_out(files, service):
     _PENDING.touch(mode=0o600)
     for path, text in files.items():
-        if read(path) != text:
+        if __salt__["root_file.read"](path) != text:
             write(path, text)
     _run(["sshd", "-t"])
     _reload(service)
@@ -413,46 +366,6 @@ def _lay_out(files, service):
 
 def _kept(path):
     return Path(ORIGINALS) / str(path).lstrip("/")
-
-
-def _refuse_unsafe_folder(folder):
-    """Refuse a path through a folder in which anybody but root could swap a name."""
-    for step in [folder, *folder.parents]:
-        with contextlib.suppress(FileNotFoundError):
-            info = step.lstat()
-            if info.st_uid != 0 or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise CommandExecutionError(
-                    f"{step}: belongs to somebody else than root, or others can write to it;"
-                    f" run: chown root {step}; chmod go-w {step}"
-                )
-
-
-def _replace(target, text, mode):
-    fd, temp = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-            os.fchmod(fd, mode)
-            _copy_metadata(target, fd)
-            out.write(text)
-            out.flush()
-            os.fsync(fd)
-        os.replace(temp, target)
-    except BaseException:
-        os.unlink(temp)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
-
-
-def _copy_metadata(source, fd):
-    """Owner, mode and extended attributes, in which ACLs and SELinux labels are kept."""
-    with contextlib.suppress(FileNotFoundError):
-        info = source.stat()
-        os.fchown(fd, info.st_uid, info.st_gid)
-        os.fchmod(fd, stat.S_IMODE(info.st_mode))
-        for name in os.listxattr(source):
-            os.setxattr(fd, name, os.getxattr(source, name))
 
 
 def _run(argv):

@@ -261,7 +261,7 @@ def recorded():
 
         salt-call --local ssh_users.recorded
     """
-    text = __salt__["guarded_change.read"](ROSTER)
+    text = __salt__["root_file.read"](ROSTER)
     return json.loads(text) if text else {}
 
 
@@ -516,7 +516,7 @@ def _render_keys(user):
 
 def _read_central_keys(name, keys_dir):
     """The text of somebody's key file; None where there is none that sshd can read."""
-    text = __salt__["guarded_change.read"](f"{keys_dir}/{name}")
+    text = __salt__["root_file.read"](f"{keys_dir}/{name}")
     # sshd reads it as the person, so others must be able to (sshd(8), FILES).
     if text and (
         not os.stat(keys_dir).st_mode & stat.S_IXOTH
@@ -613,10 +613,10 @@ def _rewrite_groups(decide):
     with _locked():
         wanted = decide(_parse_groups(_read_groups()))
         for path, new_line in (("/etc/group", _new_group), ("/etc/gshadow", _new_gshadow)):
-            text = __salt__["guarded_change.read"](path)
+            text = __salt__["root_file.read"](path)
             if text is not None:
                 edited = _edit_groups(text, wanted, new_line)
-                __salt__["guarded_change.write"](path, edited, keep=False)
+                __salt__["root_file.write"](path, edited)
     if Path("/run/nscd/socket").exists():
         __salt__["cmd.run_all"](["nscd", "--invalidate=group"], python_shell=False)
     return True
@@ -639,7 +639,7 @@ def _record(users, outcome, forgotten):
 def _save(roster):
     if roster != recorded():
         text = json.dumps(roster, indent=1, sort_keys=True) + "\n"
-        __salt__["guarded_change.write"](ROSTER, text, mode=0o600, keep=False)
+        __salt__["root_file.write"](ROSTER, text, mode=0o600)
 
 
 def _run(argv):

@@ -45,7 +45,7 @@ def applied():
 
         salt 'jump*' sshd_mfa.applied
     """
-    text = __salt__["guarded_change.read"](POLICY)
+    text = __salt__["root_file.read"](POLICY)
     return json.loads(text) if text else {}
 
 
@@ -86,7 +86,7 @@ def record(applied):
         salt-call --local sshd_mfa.record "$applied"
     """
     text = json.dumps(applied, indent=1, sort_keys=True) + "\n"
-    return __salt__["guarded_change.write"](POLICY, text, mode=0o600, keep=False)
+    return __salt__["root_file.write"](POLICY, text, mode=0o600)
 
 
 def forget():
@@ -99,4 +99,4 @@ def forget():
 
         salt-call --local sshd_mfa.forget
     """
-    return __salt__["guarded_change.write"](POLICY, None, keep=False)
+    return __salt__["root_file.write"](POLICY, None)

@@ -323,7 +323,7 @@ def _groups(users, ready, single):
 
 def _pam_file(pam_service, block):
     path = f"/etc/pam.d/{pam_service}"
-    current = __salt__["guarded_change.read"](path)
+    current = __salt__["root_file.read"](path)
     if current is None:
         raise CommandExecutionError(
             f"{path}: no such file; name sshd's PAM service in lookup:pam_service"

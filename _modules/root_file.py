@@ -1,0 +1,165 @@
+"""
+Read and replace files of root's, such as those below ``/etc``, byte for byte.
+
+A file is replaced in one step, by a rename: whoever opens it finds the old text or the new
+one, also when the host loses its power in between.
+"""
+
+import contextlib
+import difflib
+import os
+import stat
+import tempfile
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+__virtualname__ = "root_file"
+
+#: How many symbolic links a path may hold, as for the kernel (path_resolution(7)).
+_MOST_LINKS = 40
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def read(path):
+    """
+    Return the text of a file, or ``None`` where there is none. Undecodable bytes survive.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local root_file.read /etc/pam.d/sshd
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as source:
+            return source.read()
+    except FileNotFoundError:
+        return None
+
+
+def write(path, text, mode=0o644):
+    """
+    Replace a file atomically, or remove it where ``text`` is ``None``.
+
+    Owner, mode, ACL and label of an existing file are kept. Symbolic links are followed where
+    root owns every folder on the way, and nobody else can write to one; anything else is a
+    CommandExecutionError that names the folder, and nothing is written.
+
+    mode
+        Permissions of a new file. Default: ``0644`` (octal). A folder that is missing is made,
+        private when the file is.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local root_file.write /etc/ssh/banner 'Hello'
+    """
+    target = _resolve(path)
+    if text is None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(target)
+            _flush(os.path.dirname(target))
+        return True
+    folder = os.path.dirname(target)
+    if not os.path.exists(folder):
+        os.mkdir(folder, 0o700)
+        # Whatever umask the operator's shell has.
+        os.chmod(folder, 0o755 if mode & stat.S_IROTH else 0o700)
+    _replace(target, text, mode)
+    return True
+
+
+def diff(path, old, new):
+    """
+    Return how a file changes, as a unified diff; ``None`` stands for no file.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local root_file.diff /etc/ssh/banner 'Hello' 'Good day'
+    """
+    lines = difflib.unified_diff(
+        (old or "").splitlines(keepends=True),
+        (new or "").splitlines(keepends=True),
+        path if old is not None else "/dev/null",
+        path if new is not None else "/dev/null",
+    )
+    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+
+
+def _resolve(path):
+    """The file to which a path leads, through folders and links that only root can change."""
+    if not os.path.isabs(path):
+        raise SaltInvocationError(f"{path}: expected an absolute path")
+    here, steps, links = "/", path.split("/")[::-1], 0
+    while steps:
+        _refuse_others(here)
+        step = steps.pop()
+        if step in ("", "."):
+            continue
+        if step == "..":
+            here = os.path.dirname(here)
+            continue
+        there = os.path.join(here, step)
+        try:
+            target = os.readlink(there)
+        except OSError:  # no link, or not there yet
+            here = there
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise CommandExecutionError(f"{path}: too many symbolic links")
+        here = "/" if target.startswith("/") else here
+        steps += target.split("/")[::-1]
+    return here
+
+
+def _refuse_others(folder):
+    """Refuse a folder in which anybody but root could swap a name."""
+    with contextlib.suppress(FileNotFoundError):
+        info = os.lstat(folder)
+        if info.st_uid != 0 or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise CommandExecutionError(
+                f"{folder}: belongs to somebody else than root, or others can write to it;"
+                f" run: chown root {folder}; chmod go-w {folder}"
+            )
+
+
+def _replace(target, text, mode):
+    folder, name = os.path.split(target)
+    fd, temp = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+            os.fchmod(fd, mode)
+            _copy_metadata(target, fd)
+            out.write(text)
+            out.flush()
+            os.fsync(fd)
+        os.replace(temp, target)
+    except BaseException:
+        os.unlink(temp)
+        raise
+    _flush(folder)
+
+
+def _copy_metadata(source, fd):
+    """Owner, mode and extended attributes, in which ACLs and SELinux labels are kept."""
+    with contextlib.suppress(FileNotFoundError):
+        info = os.stat(source)
+        os.fchown(fd, info.st_uid, info.st_gid)
+        os.fchmod(fd, stat.S_IMODE(info.st_mode))
+        for name in os.listxattr(source):
+            os.setxattr(fd, name, os.getxattr(source, name))
+
+
+def _flush(folder):
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
