@@ -1,0 +1,994 @@
+"""
+sshd_config and all that it includes: read it as sshd does, say which line decides, change it.
+
+``sshd -T`` tells which values are in force, but not where they come from, and text tools know
+neither ``Include`` nor ``Match``. Here the files are read by the rules of sshd's own parser:
+included files in their order, the conditions of a ``Match`` block, the first value of a keyword,
+the keywords that add up over lines. :py:func:`effective` asks the real sshd instead, also about
+files that are not on the disk yet.
+
+``files`` of a function is such an overlay: ``{absolute path: text}``, and ``None`` for a file that
+is to be removed. Functions named ``plan_…`` return the same shape and write nothing, so that a
+change can be judged before it is laid out::
+
+    plan = sshd_config.plan_drop_in("/etc/ssh/sshd_config.d/00-mine.conf", "X11Forwarding no")
+    sshd_config.effective(files=plan)
+
+A connection is described by ``user``, ``address`` and ``host`` (of the client), ``laddress``,
+``lport`` and ``rdomain`` (of the server) and ``invalid_user`` (true: there is no such account;
+OpenSSH 9.9 and later). A Match block that asks for what is not given does not match.
+
+What is said here about sshd comes from servconf.c, misc.c, match.c, addrmatch.c and auth2.c of
+OpenSSH 9.2 and 10.0, and is checked against both by ``tests/functional/test_sshd_config_judge.py``.
+"""
+
+import functools
+import grp
+import ipaddress
+import os
+import pwd
+import re
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+import salt.utils.path
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.utils.args import clean_kwargs
+
+__virtualname__ = "sshd_config"
+
+CONFIG = "/etc/ssh/sshd_config"
+
+_SSHDIR = "/etc/ssh"  # what relative names of Include are relative to
+_MOST_INCLUDES = 16  # SERVCONF_MAX_DEPTH
+_CONNECTION = ("user", "host", "address", "laddress", "lport", "rdomain", "invalid_user")
+
+# Names in the keyword table of servconf.c that stand for another one; ``sshd -T`` prints that one
+_ALIASES = {
+    "challengeresponseauthentication": "kbdinteractiveauthentication",
+    "dsaauthentication": "pubkeyauthentication",
+    "gssapicleanupcreds": "gssapicleanupcredentials",
+    "hostbasedacceptedkeytypes": "hostbasedacceptedalgorithms",
+    "hostdsakey": "hostkey",
+    "keepalive": "tcpkeepalive",
+    "pubkeyacceptedkeytypes": "pubkeyacceptedalgorithms",
+    "skeyauthentication": "kbdinteractiveauthentication",
+}
+# sDeprecated and sIgnore: known, without effect
+_WITHOUT_EFFECT = set(
+    "authorizedkeysfile2 checkmail keyregenerationinterval pamauthenticationviakbdint"
+    " permitblacklistedkeys protocol reversemappingcheck rhostsauthentication"
+    " rhostsrsaauthentication rsaauthentication serverkeybits uselogin useprivilegeseparation"
+    " verifyreversemapping".split()
+)
+# SSHCFG_GLOBAL: refused in a Match block. (Subsystem was one of them before OpenSSH 9.5.)
+_GLOBAL = set(
+    "addressfamily ciphers compression debianbanner fingerprinthash gssapicleanupcredentials"
+    " gssapikexalgorithms gssapikeyexchange gssapistorecredentialsonrekey"
+    " gssapistrictacceptorcheck hostcertificate hostkey hostkeyagent hostkeyalgorithms"
+    " ignoreuserknownhosts kerberosgetafstoken kerberosorlocalpasswd kerberosticketcleanup"
+    " kexalgorithms listenaddress logingracetime macs maxstartups modulifile"
+    " permituserenvironment persourcemaxstartups persourcenetblocksize persourcepenalties"
+    " persourcepenaltyexemptlist pidfile port printlastlog printmotd securitykeyprovider"
+    " sshdauthpath sshdsessionpath strictmodes syslogfacility tcpkeepalive usedns usepam"
+    " versionaddendum xauthlocation".split()
+)
+# The others that were ever there, for keywords()
+_IN_MATCH = set(
+    "acceptenv allowagentforwarding allowgroups allowstreamlocalforwarding allowtcpforwarding"
+    " allowusers authenticationmethods authorizedkeyscommand authorizedkeyscommanduser"
+    " authorizedkeysfile authorizedprincipalscommand authorizedprincipalscommanduser"
+    " authorizedprincipalsfile banner casignaturealgorithms channeltimeout chrootdirectory"
+    " clientalivecountmax clientaliveinterval denygroups denyusers disableforwarding"
+    " exposeauthinfo forcecommand gatewayports gssapiauthentication hostbasedacceptedalgorithms"
+    " hostbasedauthentication hostbasedusesnamefrompacketonly ignorerhosts include ipqos"
+    " kbdinteractiveauthentication kerberosauthentication loglevel logverbose match maxauthtries"
+    " maxsessions pamservicename passwordauthentication permitemptypasswords permitlisten"
+    " permitopen permitrootlogin permittty permittunnel permituserrc pubkeyacceptedalgorithms"
+    " pubkeyauthentication pubkeyauthoptions rdomain refuseconnection rekeylimit requiredrsasize"
+    " revokedkeys setenv streamlocalbindmask streamlocalbindunlink subsystem trustedusercakeys"
+    " unusedconnectiontimeout x11displayoffset x11forwarding x11uselocalhost".split()
+)
+# All lines count, each argument as a value of its own
+_ADDS_UP = set(
+    "acceptenv allowgroups allowusers denygroups denyusers hostcertificate hostkey listenaddress"
+    " port".split()
+)
+# The rest of the line is the value, with quotes and `#`
+_WHOLE_LINE = set(
+    "authorizedkeyscommand authorizedprincipalscommand forcecommand versionaddendum".split()
+)
+# No look at what was set before (and PerSourceMaxStartups before OpenSSH 9.5)
+_LAST_WINS = set(
+    "fingerprinthash ipqos maxstartups persourcenetblocksize streamlocalbindmask".split()
+)
+
+
+def __virtual__():
+    return __virtualname__
+
+
+# ---- The core: how sshd reads a line ---------------------------------------------------------
+
+_SPACE = " \t\r\n"
+
+
+class _BadLineError(Exception):
+    """A line that sshd refuses before it looks at the values."""
+
+    def __init__(self, file, number, message):
+        super().__init__(f"{file}:{number}: {message}")
+        self.finding = {"file": file, "line": number, "message": message}
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line with a keyword, and where it stands."""
+
+    file: str
+    number: int
+    text: str
+    keyword: str  # as written
+    arguments: tuple
+    match: tuple = ()  # ((criterion, patterns), …) that must all hold; (): outside of Match
+    included: tuple = ()  # files that an Include names
+
+    @property
+    def name(self):
+        """The keyword as ``sshd -T`` prints it."""
+        return _canonical(self.keyword)
+
+
+def _canonical(keyword):
+    return _ALIASES.get(keyword.lower(), keyword.lower())
+
+
+def _strdelim(text):
+    """strdelim(): the first word, up to white space or one ``=``, and what follows (or None)."""
+    end = re.search(r'[ \t\r\n"=]', text)
+    if not end:
+        return text, None
+    at = end.start()
+    if end[0] == '"':
+        closing = text.find('"', at + 1)
+        if closing < 0:
+            raise ValueError("a quote is not closed")
+        return text[:at] + text[at + 1 : closing], text[closing + 1 :].lstrip(_SPACE)
+    rest = text[at + 1 :].lstrip(_SPACE)
+    if end[0] != "=" and rest.startswith("="):
+        rest = rest[1:].lstrip(_SPACE)
+    return text[:at], rest
+
+
+# A piece of an argument: an escape, a quoted piece (with its own escapes), anything else
+_PIECE = re.compile(
+    r"""\\(?P<escaped>['"\\ ])
+    |"(?P<double>(?:\\['"\\]|[^"])*)"
+    |'(?P<single>(?:\\['"\\]|[^'])*)'
+    |(?P<plain>[^ \t"'])""",
+    re.VERBOSE,
+)
+
+
+def _argv_split(text):
+    """argv_split(): arguments with quotes and escapes resolved, up to a comment."""
+    arguments, position = [], 0
+    while True:
+        position += len(text[position:]) - len(text[position:].lstrip(" \t"))
+        if position == len(text) or text[position] == "#":
+            return arguments
+        argument = ""
+        while position < len(text) and text[position] not in " \t":
+            piece = _PIECE.match(text, position)
+            if not piece:
+                raise ValueError("a quote is not closed")
+            quoted = piece["double"] if piece["double"] is not None else piece["single"]
+            if quoted is not None:
+                argument += re.sub(r"""\\(['"\\])""", r"\1", quoted)
+            else:
+                argument += piece["escaped"] or piece["plain"]
+            position = piece.end()
+        arguments.append(argument)
+
+
+def _split(text):
+    """``(keyword, the rest as text)`` of a line, or None where there is no keyword."""
+    text = text.lstrip(" \t\r")  # load_server_config()
+    text = text[:1] + text[1:].rstrip(_SPACE + "\f")
+    if not text or text in _SPACE:
+        return None
+    keyword, rest = _strdelim(text)
+    if not keyword and rest is not None:
+        keyword, rest = _strdelim(rest)
+    if not keyword or keyword.startswith("#"):
+        return None
+    if not rest:
+        raise ValueError(f"{keyword} needs a value")
+    return keyword, rest
+
+
+def _parse(text, release):
+    """``(keyword, arguments, criteria)`` of a line, or None where there is no keyword."""
+    found = _split(text)
+    if found is None:
+        return None
+    keyword, rest = found
+    arguments = _argv_split(rest)
+    if _canonical(keyword) == "match":
+        criteria = tuple(_criteria(rest, release))
+        return keyword, tuple(filter(None, (word for pair in criteria for word in pair))), criteria
+    return keyword, (rest,) if _canonical(keyword) in _WHOLE_LINE else tuple(arguments), ()
+
+
+def _criteria(text, release):
+    """The ``(criterion, patterns)`` of a Match line; ``all`` and ``invalid-user`` have none."""
+    words = _match_words(text, release)
+    criteria = []
+    for word in words:
+        if word.lower() == "all" or (word.lower() == "invalid-user" and release >= (9, 9)):
+            criteria.append((word.lower(), None))
+            continue
+        name, equals, patterns = word.partition("=")
+        patterns = patterns if equals else next(words, None)
+        if not patterns or patterns.startswith("#"):
+            raise ValueError(f"Match {name} needs a pattern")
+        criteria.append((name.lower(), _checked(name, patterns, release)))
+    if not criteria:
+        raise ValueError("Match needs a criterion, such as User, Group, Address or all")
+    if len(criteria) > 1 and ("all", None) in criteria:
+        raise ValueError("Match all stands alone")
+    return criteria
+
+
+def _checked(criterion, patterns, release):
+    """The patterns of a condition, unless sshd refuses them."""
+    known = ["user", "group", "host", "address", "localaddress", "localport", "rdomain"]
+    known += ["version"] if release >= (10, 0) else []
+    if criterion.lower() not in known:
+        raise ValueError(f"Match {criterion}: this sshd knows {', '.join(known)} and all")
+    try:
+        if criterion.lower().endswith("address"):
+            _address_list(None, patterns)
+        elif criterion.lower() == "localport":
+            _port(patterns)
+    except (OSError, ValueError) as err:
+        raise ValueError(f"Match {criterion} {patterns}: {err}") from None
+    return patterns
+
+
+def _match_words(text, release):
+    if release >= (9, 9):
+        yield from _argv_split(text)
+        return
+    while text:  # match_cfg_line() used strdelim(), to which a single quote is nothing special
+        word, text = _strdelim(text)
+        if not word or word.startswith("#"):
+            return
+        yield word
+
+
+# ---- The core: files and Include -------------------------------------------------------------
+
+
+class _Files:
+    """The files of the host below an overlay."""
+
+    def __init__(self, overlay=None):
+        self.overlay = {os.path.normpath(path): text for path, text in (overlay or {}).items()}
+
+    def text(self, path):
+        """The text of a file; a folder is empty, as for sshd."""
+        text = self.overlay.get(path)
+        if text is not None:
+            return text
+        if path in self.overlay:
+            raise CommandExecutionError(f"{path}: the file is to be removed")
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape", newline="") as source:
+                return source.read()
+        except IsADirectoryError:
+            return ""
+        except OSError as err:
+            raise CommandExecutionError(f"{path}: {err.strerror}") from None
+
+    def exists(self, path):
+        if path in self.overlay:
+            return self.overlay[path] is not None
+        return os.path.lexists(path) or any(
+            text is not None and name.startswith(f"{path}/") for name, text in self.overlay.items()
+        )
+
+    def names(self, folder):
+        """Names in a folder."""
+        try:
+            found = set(os.listdir(folder or "/"))
+        except OSError:
+            found = set()
+        inside = [name for name in self.overlay if name.startswith(f"{folder}/")]
+        found |= {name[len(folder) + 1 :].split("/")[0] for name in inside}
+        return [name for name in found if self.exists(f"{folder}/{name}")]
+
+    def glob(self, pattern):
+        """The files that an argument of Include names, in sshd's order: by bytes, per argument."""
+        if pattern.startswith("~"):
+            return []  # sshd's glob(3) is asked without GLOB_TILDE
+        if not pattern.startswith("/"):
+            pattern = f"{_SSHDIR}/{pattern}"
+        paths = [""]
+        for part in filter(None, pattern.split("/")):
+            if not re.search(r"[*?[]", part):
+                name = re.sub(r"\\(.)", r"\1", part)
+                paths = [f"{path}/{name}" for path in paths]
+                continue
+            wanted = re.compile(_glob_expression(part), re.DOTALL)
+            paths = [
+                f"{path}/{name}"
+                for path in paths
+                for name in self.names(path)
+                if wanted.fullmatch(name) and (name[0] != "." or part[0] == ".")
+            ]
+        return sorted(filter(self.exists, map(os.path.normpath, paths)), key=os.fsencode)
+
+
+def _glob_expression(part):
+    """A regular expression for what a pattern of glob(3) names in one folder."""
+    expression, position = "", 0
+    special = re.compile(r"\*+|\?|\\.|\[(!?)([^/]+?)\]|.", re.DOTALL)
+    while position < len(part):
+        piece = special.match(part, position)
+        text = piece[0]
+        if text.startswith("*"):
+            expression += ".*"
+        elif text == "?":
+            expression += "."
+        elif text.startswith("[") and len(text) > 1:
+            inside = re.sub(r"([\\\[\]^&|~])", r"\\\1", piece[2])
+            expression += f"[{'^' if piece[1] else ''}{inside}]"
+        else:
+            expression += re.escape(text[-1])
+        position = piece.end()
+    return expression
+
+
+def _lines(path, files, release, outer=(), depth=0):
+    """
+    Every line with a keyword, in the order in which sshd reads them.
+
+    A Match block ends with its file. What an included file says holds where all the conditions
+    hold: those of its own Match and those around the Include (SSHCFG_NEVERMATCH in servconf.c).
+    """
+    if depth > _MOST_INCLUDES:
+        raise CommandExecutionError(f"{path}: files include each other more than 16 deep")
+    match = outer
+    for number, text in enumerate(files.text(path).split("\n"), 1):
+        try:
+            found = _parse(text, release)
+            if found is None:
+                continue
+            keyword, arguments, criteria = found
+        except ValueError as err:
+            raise _BadLineError(path, number, str(err)) from None
+        match = (*outer, *criteria) if criteria else match
+        included = ()
+        if _canonical(keyword) == "include":
+            included = tuple(found for pattern in arguments for found in files.glob(pattern))
+        yield _Line(path, number, text, keyword, arguments, match, included)
+        for inner in included:
+            yield from _lines(inner, files, release, match, depth + 1)
+
+
+# ---- The core: conditions of Match -----------------------------------------------------------
+
+
+def _pattern(text, pattern):
+    """match_pattern(): ``*`` and ``?``."""
+    expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.fullmatch(re.sub(r"(\.\*)+", ".*", expression), text, re.DOTALL) is not None
+
+
+def _pattern_list(text, patterns):
+    """match_pattern_list(): 1 for a match, 0 for none, -1 for a match of a negated pattern."""
+    found = 0
+    for pattern in patterns.removesuffix(",").split(","):
+        if _pattern(text, pattern.removeprefix("!")):
+            if pattern.startswith("!"):
+                return -1
+            found = 1
+    return found
+
+
+def _ip(text):
+    """A numeric address in any form that getaddrinfo(3) takes, or None."""
+    try:
+        found = socket.getaddrinfo(text, None, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    return ipaddress.ip_address(found[0][4][0].partition("%")[0])
+
+
+def _network(text):
+    """addr_pton_cidr(): a network, None where it is none; ValueError for a mask that cannot be."""
+    address, slash, length = text.partition("/")
+    ip = _ip(address)
+    if ip is None or (slash and not re.fullmatch("[0-9]+", length)):
+        return None
+    return ipaddress.ip_network((ip, int(length) if slash else ip.max_prefixlen))
+
+
+def _address_list(address, patterns):
+    """addr_match_list(): as _pattern_list(); ValueError for what sshd refuses."""
+    ip = _ip(address) if address else None
+    found = 0
+    for pattern in patterns.split(","):
+        plain = pattern.removeprefix("!")
+        if not plain:
+            raise ValueError("an empty pattern")
+        network = _network(plain)
+        if ip is None:
+            continue
+        if ip in network if network else _pattern(address, plain):
+            if pattern.startswith("!"):
+                return -1
+            found = 1
+    return found
+
+
+def _in_group(user, patterns):
+    """match_cfg_line_group(), with the groups that the name service tells."""
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        return False
+    answers = []
+    for gid in os.getgrouplist(user, account.pw_gid):
+        try:
+            answers.append(_pattern_list(grp.getgrgid(gid).gr_name, patterns))
+        except KeyError:
+            continue
+    return 1 in answers and -1 not in answers
+
+
+def _port(text):
+    """a2port(): a number, or a service's name."""
+    return int(text) if text.isdecimal() else socket.getservbyname(text, "tcp")
+
+
+def _holds(criterion, patterns, who, version):
+    """Whether one condition of a Match line holds for a connection; ``{}``: for none."""
+    if criterion == "all":
+        return True
+    if criterion == "version":
+        return _pattern_list(version, patterns) == 1
+    if criterion == "invalid-user":
+        return bool(who.get("invalid_user"))
+    asked = {"localaddress": "laddress", "localport": "lport", "group": "user"}
+    value = who.get(asked.get(criterion, criterion))
+    if value is None:
+        return False
+    tests = {
+        "user": lambda: _pattern_list(value, patterns) == 1,
+        "group": lambda: _in_group(value, patterns),
+        "host": lambda: _pattern_list(value.lower(), patterns.lower()) == 1,
+        "address": lambda: _address_list(value, patterns) == 1,
+        "localaddress": lambda: _address_list(value, patterns) == 1,
+        "localport": lambda: int(value) == _port(patterns),
+        "rdomain": lambda: _pattern_list(value, patterns) == 1,
+    }
+    return criterion in tests and tests[criterion]()
+
+
+# ---- The core: which lines decide ------------------------------------------------------------
+
+
+def _settings(line):
+    """
+    What a line sets: ``(part, [value, …])``. Keywords whose lines set several things, each of
+    which is decided for itself, have parts.
+    """
+    name, arguments = line.name, line.arguments
+    if name in ("match", "include") or name in _WITHOUT_EFFECT or not arguments:
+        return []
+    if name == "rekeylimit":
+        interval = [("interval", [value]) for value in arguments[1:2] if value != "none"]
+        return [("size", [arguments[0]]), *interval]
+    if name == "persourcepenalties":
+        return [(re.split("[:]", value)[0], [value]) for value in arguments]
+    if name == "subsystem":
+        return [(arguments[0], [" ".join(arguments)])]
+    if name == "setenv":
+        first = {value.partition("=")[0]: value for value in reversed(arguments)}
+        return [("", [value for value in arguments if value in first.values()])]
+    if name in _ADDS_UP and name != "listenaddress":
+        return [("", list(arguments))]
+    return [("", [" ".join(arguments)])]
+
+
+def _decide(lines, release):
+    """``{(keyword, part): [(line, value), …]}`` of what is set by lines that are in force."""
+    last_wins = _LAST_WINS | ({"persourcemaxstartups"} if release < (9, 5) else set())
+    decided = {}
+    for line in lines:
+        for part, values in _settings(line):
+            key = (line.name, part)
+            new = [(line, value) for value in values]
+            if line.name in _ADDS_UP:
+                decided.setdefault(key, []).extend(new)
+            elif key not in decided or line.name in last_wins or _resets(line):
+                decided[key] = new
+    penalties = [key for key in decided if key[0] == "persourcepenalties"]
+    if any(part not in ("no", "yes") for _, part in penalties):  # any of them switches it on
+        decided.pop(("persourcepenalties", "no"), None)
+    return decided
+
+
+def _resets(line):
+    """UnusedConnectionTimeout none is assigned whatever came before."""
+    return line.name == "unusedconnectiontimeout" and line.arguments[0].lower() == "none"
+
+
+def _evaluate(lines, who, version):
+    """
+    The lines in force for a connection, ``{keyword: [(line, value), …]}``.
+
+    sshd reads everything twice: once for what stands outside of Match blocks (and in those that
+    hold for every connection), and per connection for what stands in blocks that match, which
+    then replaces the former, also where keywords add up (copy_set_server_options()).
+    """
+    release = _release_of(version)
+
+    def holding(connection):
+        return [
+            line
+            for line in lines
+            if all(_holds(*criterion, connection, version) for criterion in line.match)
+        ]
+
+    decided = _decide(holding({}), release)
+    only_global = _GLOBAL | ({"subsystem"} if release < (9, 5) else set())
+    inside = [line for line in holding(who) if line.match and line.name not in only_global]
+    for (name, part), values in _decide(inside, release).items():
+        if part and name == "subsystem":
+            decided = {key: value for key, value in decided.items() if key[0] != name}
+        decided[name, part] = values
+    found = {}
+    for (name, _), values in decided.items():
+        found.setdefault(name, []).extend(values)
+    return found
+
+
+def _release_of(version):
+    """``(9, 2)`` of ``OpenSSH_9.2p1 Debian-2``."""
+    major, minor = re.match(r"OpenSSH_(\d+)\.(\d+)", version).groups()
+    return int(major), int(minor)
+
+
+# ---- The core: changes -----------------------------------------------------------------------
+
+_MARK = "# The next line lets {} count; both go with it."
+
+
+def _pieces(text):
+    """Lines with their ends."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
+def _first(text, release):
+    """Index of the first line with a keyword; where there is none, of the end."""
+    pieces = _pieces(text)
+    return next((at for at, piece in enumerate(pieces) if _parse(piece, release)), len(pieces))
+
+
+def _with_lines(text, at, new):
+    """A text with lines put before the line of an index, ended as its own are."""
+    pieces = _pieces(text)
+    end = "\r\n" if pieces and pieces[0].endswith("\r\n") else "\n"
+    if at == len(pieces) and pieces and not pieces[-1].endswith("\n"):
+        pieces[-1] += end
+    return "".join([*pieces[:at], *(f"{line}{end}" for line in new), *pieces[at:]])
+
+
+def _losing(lines, path, release):
+    """
+    ``[(line of a file, line that decides instead), …]``, among lines under the same conditions.
+    """
+    last_wins = _LAST_WINS | ({"persourcemaxstartups"} if release < (9, 5) else set())
+    winners, ours = {}, []
+    for line in lines:
+        for part, values in _settings(line):
+            if line.name in _ADDS_UP:
+                continue
+            key = (line.match, line.name, part)
+            if key not in winners or line.name in last_wins:
+                winners[key] = (line, values)
+            if line.file == path:
+                ours.append((key, line, values))
+    return [
+        (line, winners[key][0])
+        for key, line, values in ours
+        if winners[key][0].file != path and winners[key][1] != values
+    ]
+
+
+def _plan_present(path, text, config, overlay, release):
+    """The overlay's new texts so that a drop-in is read, outside of Match, before what beats it."""
+    files = _Files({**overlay, path: text})
+    main = files.text(config)
+
+    def read():
+        return list(_lines(config, files, release))
+
+    ways = [line for line in read() if path in line.included]
+    if not ways:
+        new = [_MARK.format(path), f"Include {path}"]
+        main = _with_lines(main, _first(main, release), new)
+    elif ways[0].match or _losing(read(), path, release):
+        way = ways[0]
+        if way.file == config:
+            pieces = _pieces(main)
+            moved = pieces.pop(way.number - 1).strip()
+            rest = "".join(pieces)
+            main = _with_lines(rest, _first(rest, release), [moved])
+    files.overlay[config] = main
+    if all(line.match for line in read() if path in line.included):
+        raise CommandExecutionError(
+            f"{path}: {ways[0].file}:{ways[0].number} includes it inside a Match block; move that"
+            " Include above the Match"
+        )
+    for line, winner in _losing(read(), path, release):
+        raise CommandExecutionError(
+            f"{path}:{line.number}: {line.keyword} has no effect: {winner.file}:{winner.number}"
+            f" ({winner.text.strip()}) is read before it. Take that line away, or give the drop-in"
+            " a name that sorts before"
+        )
+    return main
+
+
+def _plan_absent(path, config, overlay, release):
+    """The main file without our Include for a drop-in."""
+    main = _Files(overlay).text(config)
+    pieces = _pieces(main)
+    for at, piece in enumerate(pieces[:-1]):
+        following = _parse(pieces[at + 1], release)
+        if piece.strip() == _MARK.format(path) and following and following[1] == (path,):
+            return "".join(pieces[:at] + pieces[at + 2 :])
+    return main
+
+
+# ---- The shell: ask the host -----------------------------------------------------------------
+
+
+def _program():
+    found = salt.utils.path.which("sshd") or "/usr/sbin/sshd"
+    if not os.path.exists(found):
+        raise CommandExecutionError("there is no sshd here; install the SSH server")
+    return found
+
+
+def _version():
+    """``OpenSSH_9.2p1 Debian-2``."""
+    program = _program()
+    return _version_of(program, os.stat(program).st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _version_of(program, _modified):
+    # Before 9.3 -V is an unknown option, and the usage names the version
+    answer = subprocess.run([program, "-V"], capture_output=True, text=True, check=False)
+    found = re.search(r"OpenSSH_\d+\.\d+[^,\n]*", answer.stderr)
+    if not found:
+        raise CommandExecutionError(f"{program} is not OpenSSH's sshd")
+    return found[0]
+
+
+def _sshd(arguments):
+    """What sshd prints; a CommandExecutionError in its own words where it refuses."""
+    for _ in range(2):
+        answer = subprocess.run(
+            [_program(), *arguments], capture_output=True, text=True, errors="replace", check=False
+        )
+        missing = re.search(r"Missing privilege separation directory: (\S+)", answer.stderr)
+        if not missing:
+            break
+        os.makedirs(missing[1], 0o755, exist_ok=True)  # RuntimeDirectory= of a stopped ssh.service
+    if answer.returncode:
+        raise CommandExecutionError(answer.stderr.replace("\r", "").strip())
+    return answer.stdout
+
+
+def _stage(folder, config, files):
+    """
+    Copy the files that sshd would read, with every Include naming the copies of what it includes.
+    Returns the real names; a copy is called as the index of its name.
+    """
+    release, names = _release_of(_version()), []
+
+    def copy(path):
+        if path in names:
+            return
+        names.append(path)
+        lines = files.text(path).split("\n")
+        for at, line in enumerate(lines):
+            try:
+                found = _parse(line, release)
+            except ValueError:
+                continue  # sshd will say it
+            if found and _canonical(found[0]) == "include" and found[1]:
+                included = [name for pattern in found[1] for name in files.glob(pattern)]
+                for name in included:
+                    copy(name)
+                copies = [f"{folder}/{names.index(name)}" for name in included]
+                lines[at] = " ".join(["Include", *copies]) if copies else ""
+        with open(
+            f"{folder}/{names.index(path)}",
+            "w",
+            encoding="utf-8",
+            errors="surrogateescape",
+            newline="",
+        ) as target:
+            target.write("\n".join(lines))
+
+    copy(config)
+    return names
+
+
+def _ask(options, config, files):
+    """Have sshd read a configuration, with an overlay as it would be on the disk."""
+    if not files:
+        return _sshd([*options, "-f", config])
+    with tempfile.TemporaryDirectory(prefix="sshd_config-") as folder:  # mode 0700
+        names = _stage(folder, config, _Files(files))
+        try:
+            return _sshd([*options, "-f", f"{folder}/0"])
+        except CommandExecutionError as err:
+            copies = rf"{re.escape(folder)}/(\d+)"
+            words = re.sub(copies, lambda found: names[int(found[1])], str(err))
+            raise CommandExecutionError(words) from None
+
+
+def _tree(config, files):
+    """All lines of a configuration, and the version of sshd."""
+    version = _version()
+    try:
+        return list(_lines(config, _Files(files), _release_of(version))), version
+    except _BadLineError as err:
+        raise CommandExecutionError(f"{err}; sshd refuses the file") from None
+
+
+def _who(connection):
+    """The connection that a caller describes."""
+    who = {
+        key: value for key, value in clean_kwargs(**connection).items() if value not in (None, "")
+    }
+    for key, value in who.items():
+        if key not in _CONNECTION:
+            raise SaltInvocationError(f"{key}: expected one of {', '.join(_CONNECTION)}")
+        if "," in str(value):
+            raise SaltInvocationError(f"{key}: {value}: expected one value, without a comma")
+    return {key: value if key == "invalid_user" else str(value) for key, value in who.items()}
+
+
+# ---- Functions -------------------------------------------------------------------------------
+
+
+def read(config=CONFIG, files=None):
+    """
+    Return every line with a keyword, in the order in which sshd reads them, Includes followed.
+
+    config
+        The main file. Default: ``/etc/ssh/sshd_config``
+
+    files
+        Overlay of texts that are not on the disk yet: ``{absolute path: text, or None}``
+
+    Each is ``{"file", "line", "keyword", "arguments", "match"}``: the keyword as written, the
+    arguments without quotes, ``match`` the conditions that must all hold (those around an Include,
+    too), ``[[criterion, patterns], …]``, or ``None`` outside of Match blocks. A
+    CommandExecutionError names the line that sshd cannot read.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.read
+    """
+    return [
+        {
+            "file": line.file,
+            "line": line.number,
+            "keyword": line.keyword,
+            "arguments": list(line.arguments),
+            "match": [list(criterion) for criterion in line.match] or None,
+        }
+        for line in _tree(config, files)[0]
+    ]
+
+
+def values(config=CONFIG, files=None, **connection):
+    """
+    Return what the files set for a connection, and where: ``{keyword: [{"value", "file",
+    "line"}, …]}``. Keywords are in lower case, by the name that ``sshd -T`` prints; values stand as
+    written, without quotes. What no file sets is not in it: that is sshd's default.
+
+    config, files
+        As for :py:func:`read`.
+
+    connection
+        ``user``, ``address``, ``host``, ``laddress``, ``lport``, ``rdomain``, ``invalid_user``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.values user=sean address=10.1.0.9
+    """
+    lines, version = _tree(config, files)
+    return {
+        keyword: [{"value": value, "file": line.file, "line": line.number} for line, value in found]
+        for keyword, found in _evaluate(lines, _who(connection), version).items()
+    }
+
+
+def source(keyword, config=CONFIG, files=None, **connection):
+    """
+    Return the lines that decide a keyword for a connection: ``[{"file", "line", "text"}, …]``;
+    none where it has sshd's default, several where the keyword adds up.
+
+    config, files, connection
+        As for :py:func:`values`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.source PasswordAuthentication user=sean
+    """
+    lines, version = _tree(config, files)
+    found = _evaluate(lines, _who(connection), version).get(_canonical(keyword), [])
+    return [
+        {"file": line.file, "line": line.number, "text": line.text.strip()}
+        for line in dict.fromkeys(line for line, _ in found)
+    ]
+
+
+def effective(config=CONFIG, files=None, **connection):
+    """
+    Ask the real sshd for the values in force for a connection: ``{keyword: [value, …]}``, keywords
+    in lower case, as ``sshd -T`` prints them.
+
+    config, files, connection
+        As for :py:func:`values`. Without ``user`` and the others, Match blocks do not match.
+
+    A CommandExecutionError says in sshd's own words, with the real file names, why it would refuse
+    the files.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.effective user=sean address=10.1.0.9
+    """
+    names = {"address": "addr", "invalid_user": "invalid-user"}
+    spec = [
+        names["invalid_user"] if key == "invalid_user" else f"{names.get(key, key)}={value}"
+        for key, value in _who(connection).items()
+        if value
+    ]
+    found = {}
+    for line in _ask(["-T", *(["-C", ",".join(spec)] if spec else [])], config, files).splitlines():
+        keyword, _, value = line.partition(" ")
+        found.setdefault(keyword, []).append(value)
+    return found
+
+
+def keywords():
+    """
+    Return the keywords that the installed sshd knows, in lower case, without obsolete aliases.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.keywords
+    """
+    ever = sorted(_GLOBAL | _IN_MATCH)
+    # process_server_config_line() names an unknown keyword, then stumbles over the quote and goes
+    # on: one run tells them all, whatever values they want
+    text = "".join(f'{keyword} "\n' for keyword in ever)
+    try:
+        _ask(["-t"], CONFIG, {CONFIG: text})
+    except CommandExecutionError as err:
+        unknown = set(re.findall(r"Bad configuration option: (\S+)", str(err)))
+        return [keyword for keyword in ever if keyword not in unknown]
+    raise CommandExecutionError("sshd -t took a file of broken lines")
+
+
+def ports(service="ssh", config=CONFIG, files=None):
+    """
+    Return where sshd listens, or would: ``[{"address", "port", "by"}, …]``.
+
+    Under ``ssh.socket`` systemd listens (``by`` is the unit's name), and ``Port`` and
+    ``ListenAddress`` are without effect; else ``by`` is ``sshd``.
+
+    service
+        sshd's service, without ``.service``. Default: ``ssh``
+
+    config, files
+        As for :py:func:`read`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.ports
+    """
+    unit = f"{service}.socket"
+    listening = _listening(unit)
+    by = unit if listening else "sshd"
+    found = []
+    for place in listening or effective(config, files)["listenaddress"]:
+        address, _, port = place.split(" ")[0].rpartition(":")
+        found.append({"address": address.strip("[]") or "::", "port": int(port), "by": by})
+    return found
+
+
+def _listening(unit):
+    """Where systemd listens for a socket unit that is active or will be at boot."""
+    ask = ["systemctl", "show", "--property=Listen,ActiveState,UnitFileState", unit]
+    try:
+        answer = subprocess.run(ask, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return []
+    if not re.search(r"^(ActiveState=active|UnitFileState=enabled)$", answer, re.MULTILINE):
+        return []
+    return re.findall(r"^Listen=(\S+:[0-9]+) \(Stream\)$", answer, re.MULTILINE)
+
+
+def plan_drop_in(path, text, config=CONFIG, files=None):
+    """
+    Return what must be written so that a drop-in is there and wins: ``{path: text}``, in an order
+    in which a run may be cut off. Nothing is written; :py:func:`effective` judges the plan.
+
+    The main file is among it where it does not include the drop-in (a marked ``Include`` of just
+    this file is put above the first keyword: other files of the folder stay as dead as they are),
+    or only inside a Match block, or below a line that decides otherwise (that ``Include`` moves
+    above the first keyword). Where a line still beats the drop-in's, a CommandExecutionError names
+    both. Lines that add up, such as ``Port``, beat nothing.
+
+    path
+        The drop-in, an absolute path.
+
+    text
+        Its text; ``None`` for no drop-in, and no marked ``Include`` any more.
+
+    config, files
+        As for :py:func:`read`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.plan_drop_in /etc/ssh/sshd_config.d/00-x.conf 'UsePAM yes'
+    """
+    if not os.path.isabs(path) or path == config:
+        raise SaltInvocationError(f"{path}: expected the absolute path of a drop-in")
+    overlay, release = files or {}, _release_of(_version())
+    before = _Files(overlay)
+    try:
+        if text is None:
+            main = _plan_absent(path, config, overlay, release)
+        else:
+            main = _plan_present(path, text, config, overlay, release)
+    except _BadLineError as err:
+        raise CommandExecutionError(f"{err}; sshd refuses the file. Nothing was changed") from None
+    except ValueError as err:
+        raise CommandExecutionError(f"{config}: {err}. Nothing was changed") from None
+    # The drop-in first: nobody reads it before the main file names it, and an Include of a file
+    # that is not there names nothing
+    plan = {}
+    if text != (before.text(path) if before.exists(path) else None):
+        plan[path] = text
+    if main != before.text(config):
+        plan[config] = main
+    return plan
