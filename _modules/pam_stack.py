@@ -1,0 +1,1113 @@
+"""
+PAM stacks: read them as libpam does, tell what they answer, find what is wrong with them, and
+change a rule without touching another byte.
+
+A *rule* is a line of /etc/pam.d that calls a module::
+
+    {"file": "/etc/pam.d/sshd", "line": 4, "type": "auth", "control": "[success=1 default=ignore]",
+     "module": "pam_unix.so", "arguments": ["nullok"], "silent": False}
+
+``control`` is the word, or the table in brackets with single blanks. ``arguments`` are what the
+module is given: brackets and escapes are resolved. ``silent`` stands for the ``-`` before the
+type: no log entry when the module is missing. An *include* is
+``{"file", "line", "include": "common-auth", "type": None, "how": "@include"}``, where ``how`` may
+be ``include`` or ``substack``, too, which take the rules of one type only. A rule or include that
+is commented out has ``"commented": True``. One that libpam cannot use has its ``problem`` in words.
+
+All functions take ``files``, texts that are not on disk (yet) by absolute path, None for a file
+that is not to be there: so a change can be looked at before it is made.
+
+What is said here about libpam comes from its source (``libpam/pam_handlers.c``, ``pam_line.c``,
+``pam_misc.c`` and ``pam_dispatch.c`` of Linux-PAM 1.5.2 and 1.7.0 with Debian's patches, as in
+Debian 12 and 13) and is checked against it by ``tests/functional/test_pam_stack_judge.py``. Where
+the two read a line differently, nothing is guessed: an error names the line.
+"""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+__virtualname__ = "pam_stack"
+
+_TYPES = ("auth", "account", "password", "session")
+_HOW = ("@include", "include", "substack")
+
+# _pam_token_returns and _pam_token_actions in pam_tokens.h, in libpam's order
+_RETURNS = (
+    "success open_err symbol_err service_err system_err buf_err perm_denied auth_err"
+    " cred_insufficient authinfo_unavail user_unknown maxtries new_authtok_reqd acct_expired"
+    " session_err cred_unavail cred_expired cred_err no_module_data conv_err authtok_err"
+    " authtok_recover_err authtok_lock_busy authtok_disable_aging try_again ignore abort"
+    " authtok_expired module_unknown bad_item"
+).split()
+_ACTIONS = ("ignore", "ok", "done", "bad", "die", "reset")
+_MUST_FAIL = "perm_denied"  # PAM_MUST_FAIL_CODE in pam_dispatch.c
+
+
+def __virtual__():
+    return __virtualname__
+
+
+# ---- The core: a file as entries -------------------------------------------------------------
+# Joined, the texts of the entries are the file again.
+
+_GONE = "\ud800"  # in place of what libpam drops; no decoded file has this lone surrogate
+_BLANKS = f" \n\t{_GONE}"  # DELIMITERS in pam_misc.c: a carriage return is none
+# _pam_tokenize(): brackets make one word, up to the first "]" that has no backslash before it
+_WORD = re.compile(
+    rf"[{_BLANKS}]*(?P<raw>\[(?P<inner>(?:\\\]|[^\]])*)(?P<close>\]|\Z)|[^{_BLANKS}]+)"
+)
+_CONTINUED = re.compile(r"[^#\0]*\\[ \t]*\n?")
+_DEEPEST = 15  # files in a file: PAM_SUBSTACK_MAX_LEVEL less one
+_LONGEST = 1023  # bytes of a line; up to Linux-PAM 1.6, what is beyond is read as the next line
+
+
+@dataclass(frozen=True)
+class _Word:
+    value: str
+    start: int
+    end: int
+    closed: bool  # False: an opening bracket without its closing one
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A blank line, a comment line, or a rule with the lines that continue it."""
+
+    text: str
+    words: tuple = ()  # none: a blank line or a comment
+    line: int = 0
+    commented: bool = False  # the words are a rule that was commented out
+    doubt: str = ""  # why two releases of libpam read it differently
+    cut: bool = False  # the file ends where it is to be continued
+
+    @property
+    def active(self):
+        return bool(self.words) and not self.commented
+
+    @property
+    def values(self):
+        return tuple(word.value for word in self.words)
+
+    @property
+    def silent(self):
+        return self.values[0].startswith("-")
+
+    @property
+    def type(self):
+        """The type in lower case, also an unknown one; ``@include`` for Debian's."""
+        return self.values[0].removeprefix("-").lower()
+
+    @property
+    def how(self):
+        """``@include``, ``include``, ``substack``, or None for a rule."""
+        if self.type == "@include":
+            return self.type
+        second = self.values[1].lower() if len(self.words) > 1 else ""
+        return second if second in _HOW[1:] else None
+
+    @property
+    def target(self):
+        """The module's or the included file's name, or None."""
+        at = 1 if self.how == "@include" else 2
+        return self.values[at] if len(self.words) > at else None
+
+    @property
+    def control(self):
+        value = self.values[1]
+        if value.lower() in _CONTROLS:
+            return value.lower()
+        bracketed = self.text.startswith("[", self.words[1].start)
+        return f"[{' '.join(value.split())}]" if bracketed else value
+
+    @property
+    def broken(self):
+        """Why libpam lets it fail without a look at any module; "" if it does not."""
+        if self.type not in (*_TYPES, "@include"):
+            return f"{self.values[0]!r} is none of {', '.join(_TYPES)}"
+        if self.how:
+            return "" if self.target else "the name of the file to include is missing"
+        if len(self.words) < 2:
+            return "the control (required, [success=1 default=ignore], …) is missing"
+        return "" if self.target else "the module is missing"
+
+    @property
+    def problem(self):
+        """Why it cannot be what somebody meant to write; "" if it can."""
+        return self.broken or ("" if self.how else _table(self.values[1])[1])
+
+
+def _lines(text):
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
+
+
+def _parse(text):
+    """The entries of a file."""
+    lines = _lines(text)
+    entries = []
+    number = 1
+    while lines:
+        entry = _rule(lines) if _says_something(lines[0]) else _comment(lines)
+        entries.append(replace(entry, line=number))
+        taken = len(_lines(entry.text))
+        number += taken
+        del lines[:taken]
+    return entries
+
+
+def _says_something(line):
+    return line.lstrip(" \t")[:1] not in ("", "\n", "#", "\0")
+
+
+def _rule(lines):
+    """The rule that begins with the first line."""
+    last = 0
+    while _CONTINUED.fullmatch(lines[last]) and last + 1 < len(lines):
+        last += 1
+    text = "".join(lines[: last + 1])
+    words = _words(text)
+    doubt = _doubt(text, words)
+    if last and not _says_something(lines[last]):
+        # _pam_assemble_line() skips it and reads on, _pam_line_assemble() ends the rule
+        doubt = "a comment or an empty line follows a backslash: up to Linux-PAM 1.6 the rule"
+        doubt += " goes on below it, from 1.7 it ends there"
+    return _Entry(text, words, doubt=doubt, cut=bool(_CONTINUED.fullmatch(lines[last])))
+
+
+def _comment(lines):
+    """A blank line, a comment line, or a rule that was commented out with all of its lines."""
+    last = 0
+    while _CONTINUED.fullmatch(_uncommented(lines[last])) and "".join(lines[last + 1 :])[:1] == "#":
+        last += 1
+    bare = "".join(map(_uncommented, lines[: last + 1]))
+    rule = _rule(_lines(bare)) if _says_something(bare) else None
+    if rule and rule.text == bare and not rule.cut and _was_a_rule(rule):
+        return replace(rule, text="".join(lines[: last + 1]), commented=True)
+    return _Entry(lines[0], doubt=_doubt(lines[0], ()))
+
+
+def _was_a_rule(entry):
+    """Whether a comment's words are a rule, not prose such as "account required for login"."""
+    if entry.problem:
+        return False
+    if entry.how:
+        return len(entry.words) == (2 if entry.how == "@include" else 3)
+    return entry.target.endswith(".so") or entry.target.startswith("/")
+
+
+def _words(text):
+    """
+    The words that libpam sees, with their places in the text: without comments, also in brackets,
+    and with continuation lines joined by one blank.
+    """
+    seen = re.sub(r"[#\0][^\n]*", _blot, text)
+    seen = re.sub(r"\\[ \t]*(?:\n[ \t]*|\Z)", lambda found: " " + _blot(found)[1:], seen)
+    words = []
+    for found in _WORD.finditer(seen):
+        inner, close = found["inner"], found["close"]
+        value = found["raw"] if inner is None else inner.replace("\\]", "]").replace(_GONE, "")
+        words.append(_Word(value, found.start("raw"), found.end("raw"), close != ""))
+    return tuple(words)
+
+
+def _blot(found):
+    return _GONE * len(found[0])
+
+
+def _doubt(text, words):
+    if "\0" in text:
+        return "there is a NUL byte in it"
+    longest = max(len(_bytes(line)) for line in (text, *text.split("\n")))
+    if longest > _LONGEST:
+        return f"it has {longest} bytes: up to Linux-PAM 1.6, what is beyond {_LONGEST} is a line"
+    if any(re.search(r"\n[ \t]", text[word.start : word.end]) for word in words[3:]):
+        return "an argument goes on after a backslash: releases of libpam differ in its blanks"
+    return ""
+
+
+def _bytes(text):
+    return text.encode("utf-8", "surrogateescape")
+
+
+_COMMENT = re.compile(r"[ \t]*#+ ?")
+
+
+def _uncommented(text):
+    return re.sub(rf"(?m)^{_COMMENT.pattern}", "", text)
+
+
+def _commented(text):
+    return re.sub(r"(?m)^(?=[^\n])", "# ", text)
+
+
+def _data(entry, path):
+    """An entry as this module's callers see it."""
+    data = {"file": path, "line": entry.line}
+    if entry.how:
+        kind = entry.type if entry.how != "@include" else None
+        data |= {"include": entry.target, "type": kind, "how": entry.how}
+    else:
+        data |= {
+            "type": entry.type,
+            "control": entry.control if len(entry.words) > 1 else None,
+            "module": entry.target,
+            "arguments": list(entry.values[3:]),
+        }
+    data["silent"] = entry.silent
+    if entry.commented:
+        data["commented"] = True
+    if entry.problem:
+        data["problem"] = entry.problem
+    return data
+
+
+# ---- The core: a control as a table of what follows from each answer ---------------------------
+
+
+def _by_word(success, default, **others):
+    """The table of a control word, as _pam_parse_conf_file() sets it."""
+    table = dict.fromkeys(_RETURNS, default)
+    return {**table, "success": success, "new_authtok_reqd": success, **others}
+
+
+_CONTROLS = {
+    "required": _by_word("ok", "bad", ignore="ignore"),
+    "requisite": _by_word("ok", "die", ignore="ignore"),
+    "optional": _by_word("ok", "ignore"),
+    "sufficient": _by_word("done", "ignore"),
+}
+_ALL_BAD = dict.fromkeys(_RETURNS, "bad")
+_SPACE = r"[ \t\n\v\f\r]*"  # isspace(3) in the C locale
+# _pam_parse_control() compares beginnings only: "success=okdefault=die" are two settings
+_SETTING = re.compile(
+    rf"{_SPACE}(?P<value>{'|'.join(_RETURNS)}|default){_SPACE}={_SPACE}"
+    rf"(?:(?P<action>{'|'.join(_ACTIONS)})|(?P<jump>[0-9]+))"
+)
+
+
+def _table(control):
+    """``({answer: action or number of rules to jump}, what is wrong with it)``"""
+    if control.lower() in _CONTROLS:
+        return _CONTROLS[control.lower()], ""
+    table = {}
+    at = 0
+    while control[at:].strip(" \t\n\v\f\r"):
+        found = _SETTING.match(control, at)
+        if not found or (found["jump"] and not int(found["jump"])):
+            # libpam logs "pam_parse: expecting …" and takes every answer as bad, success, too
+            return _ALL_BAD, f"{control[at:].strip()!r} in the control is not understood"
+        action = found["action"] or int(found["jump"])
+        given = table if found["value"] != "default" else dict.fromkeys(_RETURNS, action) | table
+        table = {**given, **({} if found["value"] == "default" else {found["value"]: action})}
+        at = found.end()
+    return {**_ALL_BAD, **table}, ""
+
+
+# ---- The core: the stack that libpam makes of the files ----------------------------------------
+
+
+@dataclass(frozen=True)
+class _Handler:
+    """One member of the list that libpam walks: a rule, or the beginning of a substack."""
+
+    path: str
+    entry: _Entry
+    level: int  # how many substacks it is in
+    table: dict
+    fails: str = ""  # why libpam lets it fail without calling a module
+    substack: bool = False
+
+    @property
+    def place(self):
+        return f"{self.path}:{self.entry.line}"
+
+
+class _GivesUpError(Exception):
+    """libpam reads no further, and answers "abort" to whatever it is asked."""
+
+
+class _Reader:
+    """Reads files the way ``_pam_parse_conf_file()`` does; ``stacks`` is what comes of it."""
+
+    def __init__(self, find, debian):
+        self.find = find  # (name, whether to include it) -> (path, text or None)
+        self.debian = debian
+        self.stacks = {kind: {t: [] for t in _TYPES} for kind in ("service", "other")}
+
+    def read(self, service):
+        """The rules of a service and those of ``other``, which stand in type by type."""
+        found = [
+            (name, path, text)
+            for name in (service, "other")
+            for path, text in [self.find(name, False)]
+            if text is not None
+        ]
+        if not found:
+            raise _GivesUpError(f"there is neither a service {service!r} nor one named 'other'")
+        for name, path, text in found:
+            self.collect(self.stacks["other" if name == "other" else "service"], path, text)
+        return self
+
+    def stack(self, rule_type):
+        return self.stacks["service"][rule_type] or self.stacks["other"][rule_type]
+
+    def collect(self, stack, path, text, only=None, level=0, above=()):
+        """Add the rules of a file, of one type only if it is included so."""
+        for entry in _parse(text):
+            if entry.doubt:
+                raise CommandExecutionError(
+                    f"{path}:{entry.line}: {entry.doubt}; write it otherwise"
+                )
+            if entry.cut:
+                raise _GivesUpError(f"{path}:{entry.line}: the file ends after a backslash")
+            if entry.active:
+                self._add(stack, path, entry, only, level, above)
+
+    def _add(self, stack, path, entry, only, level, above):
+        at_include = entry.how == "@include" and self.debian
+        # "most sensitive", says libpam: a rule of an unknown type becomes one of auth that fails
+        own = entry.type if entry.type in _TYPES else only or "auth"
+        rule_type = only if at_include else own
+        if only and rule_type != only:
+            return
+        table = _table(entry.values[1])[0] if len(entry.words) > 1 else _ALL_BAD
+        handler = _Handler(path, entry, level, table, entry.broken)
+        if entry.how == "@include" and not self.debian:
+            handler = replace(handler, fails="only Debian's libpam knows @include")
+        elif entry.how:
+            handler = self._include(stack, handler, rule_type, above)
+        if handler:
+            self._append(stack, handler, rule_type)
+
+    def _append(self, stack, handler, rule_type):
+        if rule_type is None:  # an @include that failed: _pam_add_handler() takes no type "any"
+            raise _GivesUpError(f"{handler.place}: {handler.fails}")
+        target = handler.entry.target
+        if target and (handler.substack or not handler.entry.how):
+            stem, dot, end = target.rpartition("/")[2].rpartition(".")
+            if (stem if dot else end) in ("", "?"):  # extract_modulename()
+                raise _GivesUpError(f"{handler.place}: {target!r} is no file name")
+        stack[rule_type].append(handler)
+
+    def _include(self, stack, handler, rule_type, above):
+        """Add what is included; returns the rule that fails in its place if that cannot be."""
+        entry = handler.entry
+        above = (*above, handler.path)
+        if entry.target is None:
+            raise CommandExecutionError(
+                f"{handler.place}: the name of the file to include is missing, and Debian's libpam"
+                " kills the process that reads this; add the name, or remove the line"
+            )
+        path, text = self.find(entry.target, True)
+        if path in above or len(above) > _DEEPEST:
+            raise CommandExecutionError(
+                f"{handler.place}: {' → '.join((*above, path))}: these include each other, or are"
+                f" more than {_DEEPEST} deep; take one of the includes out"
+            )
+        level = handler.level
+        if entry.how == "substack":
+            self._append(stack, replace(handler, substack=True), rule_type)
+            level += 1
+        try:
+            if text is None:
+                raise _GivesUpError(f"there is no file {path}")
+            self.collect(stack, path, text, rule_type, level, above)
+        except _GivesUpError as error:
+            if entry.how == "@include" and rule_type:
+                raise CommandExecutionError(
+                    f"{handler.place}: {error}; what libpam then does is left to chance; mend that"
+                ) from error
+            return replace(handler, table=_ALL_BAD, fails=str(error))
+        return None
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where ``_pam_dispatch_aux()`` is in its loop."""
+
+    at: int = 0
+    level: int = 0  # of the handler before
+    impression: str = "undefined"  # or "positive", "negative"
+    status: str = _MUST_FAIL
+    saved: tuple = (("undefined", _MUST_FAIL),)  # impression and status at the start of each level
+
+    @property
+    def result(self):
+        if self.status == "success" and self.impression != "positive":
+            return _MUST_FAIL
+        return self.status
+
+
+def _step(stack, state, answer):
+    """``(the state after a handler, what its answer led to)``: the loop of _pam_dispatch_aux()"""
+    here = stack[state.at]
+    level, at = here.level, state.at
+    impression, status, saved = state.impression, state.status, state.saved
+    if state.level < level:
+        saved = (*saved[:level], (impression, status))
+    action = "substack" if here.substack else here.table[answer]
+    if action == "reset":
+        impression, status = saved[level]
+    elif action in ("ok", "done"):
+        if impression == "undefined" or (impression, status) == ("positive", "success"):
+            impression, status = "positive", answer
+    elif action in ("bad", "die") and impression != "negative":
+        impression, status = "negative", _MUST_FAIL if answer == "ignore" else answer
+    if action == "die" or (action == "done" and impression == "positive"):
+        while at + 1 < len(stack) and stack[at + 1].level >= level:
+            at += 1
+    elif isinstance(action, int):
+        at, left = _jumped(stack, at, action)
+        if left:
+            impression, status = "negative", _MUST_FAIL
+        action = f"bad jump {action}" if left else f"jump {action}"
+    return _State(at + 1, level, impression, status, saved), action
+
+
+def _jumped(stack, at, count):
+    """``(where a jump over so many rules ends, how many it could not take)``; substacks are one."""
+    level = stack[at].level
+    while count and at + 1 < len(stack) and stack[at + 1].level >= level:
+        at += 1
+        while at + 1 < len(stack) and stack[at + 1].level > level:
+            at += 1
+        count -= 1
+    return at, count
+
+
+_DENIALS = {"auth": "auth_err", "account": "auth_err", "password": "authtok_err"}
+
+
+def _answer(handler, rule_type, answers):
+    """What a rule's module says; pam_permit and pam_deny need not be told."""
+    if handler.fails or handler.substack:
+        return _MUST_FAIL
+    module = handler.entry.target
+    name = module.rpartition("/")[2]
+    own = {"pam_permit.so": "success", "pam_deny.so": _DENIALS.get(rule_type, "session_err")}
+    for table, key in ((answers, handler.place), (answers, module), (answers, name), (own, name)):
+        if key in table:
+            return table[key]
+    raise _wrong(f"{handler.place}: answers says nothing of {name}; give it, or {handler.place}")
+
+
+def _evaluated(stack, rule_type, answers):
+    """``(libpam's result, [(handler, answer, what it led to)])``"""
+    asked = []
+    state = _State()
+    while state.at < len(stack):
+        handler = stack[state.at]
+        answer = _answer(handler, rule_type, answers)
+        state, action = _step(stack, state, answer)
+        if not handler.substack:
+            asked.append((handler, answer, action))
+    return state.result, asked
+
+
+# ---- The core: editing -----------------------------------------------------------------------
+
+_WHERE = ("before", "after", "at")
+_RULE_KEYS = {"type", "control", "module", "arguments", "silent"}
+_INCLUDE_KEYS = {"include", "type", "how"}
+_SELECTOR_KEYS = {"type", "module", "control", "arguments", "include"}
+
+
+class _File:
+    """
+    A file while it is edited. A last line without an end is a trait of the file, not of that line:
+    what is added below it and taken away again leaves no trace.
+    """
+
+    def __init__(self, path, text, brings):
+        self.path = path
+        self.brings = brings  # whether an included file (name) has rules of a type
+        self.ends = not text or text.endswith("\n")
+        self.entries = _parse(text if self.ends else text + "\n")
+
+    @property
+    def text(self):
+        text = "".join(entry.text for entry in self.entries)
+        return text if self.ends else text.removesuffix("\n")
+
+    def put(self, start, end, text):
+        """Put text in place of the entries from start to end."""
+        for above in self.entries[start - 1 : start] if text and start else ():
+            if above.cut or above.doubt:
+                why = above.doubt or "it ends with a backslash, and the file ends there, too"
+                raise _wrong(
+                    f"{self.path}:{above.line}: nothing can be put below this: {why};"
+                    " write it as one line first"
+                )
+        entries = self.entries[:start] + [_Entry(text)] + self.entries[end:]
+        self.entries = _parse("".join(entry.text for entry in entries))
+
+    def find(self, selector, rule_type=None, commented=False):
+        """The index of the one rule or include that a selector means."""
+        selector = _selector(selector, rule_type)
+        found = [
+            index
+            for index, entry in enumerate(self.entries)
+            if entry.words and entry.commented == commented and _selects(selector, entry)
+        ]
+        if len(found) == 1:
+            return found[0]
+        kind = "commented-out rule" if commented else "rule"
+        lines = ", ".join(str(self.entries[index].line) for index in found)
+        if found:
+            raise _wrong(
+                f"{self.path}: {len(found)} rules are {_shown(selector)}, at lines {lines};"
+                " say type, control or arguments, too"
+            )
+        raise _wrong(f"{self.path}: no {kind} is {_shown(selector)}{self._hint(selector)}")
+
+    def _hint(self, selector):
+        """Where the module or include of a selector stands after all."""
+        name = selector.get("module") or selector.get("include")
+        lines = [
+            f"{e.line}: {e.text.strip()}" for e in self.entries if e.words and e.target == name
+        ]
+        return f"; there is line {'; line '.join(lines)}" if lines else ""
+
+    def place(self, where, rule_type, stands=None):
+        """
+        The index at which something for a type belongs; ``stands``, where it stands, if that
+        satisfies: anywhere before or after the other rule, above or below all others of its type.
+        """
+        which, what = next(iter(where.items()))
+        if which == "at":
+            same = [i for i, entry in enumerate(self.entries) if self._is_of(entry, rule_type)]
+            if not same:
+                return len(self.entries) if stands is None else stands
+            target = same[0] if what == "top" else same[-1] + 1
+        else:
+            target = self.find(what, rule_type) + (which == "after")
+        above = which == "before" or what == "top"
+        stays = stands is not None and (stands <= target if above else stands >= target)
+        return stands if stays else target
+
+    def _is_of(self, entry, rule_type):
+        if not entry.active:
+            return False
+        if entry.how == "@include":
+            return rule_type is None or self.brings(entry.target, rule_type)
+        # libpam takes a rule of an unknown type for one of auth
+        return rule_type in (None, entry.type if entry.type in _TYPES else "auth")
+
+
+def _wrong(words):
+    return SaltInvocationError(words)
+
+
+def _shown(data):
+    return " ".join(f"{key}={value}" for key, value in data.items())
+
+
+def _selector(given, rule_type=None):
+    """
+    A selector as a dict, from a dict or a text: a module's name, or ``@include NAME``. Where rules
+    of one type are meant, rules of others cannot be: their order among each other means nothing.
+    """
+    if isinstance(given, str):
+        words = given.split()
+        given = (
+            {"include": words[1]} if words[:1] == ["@include"] and words[1:] else {"module": given}
+        )
+    if not isinstance(given, dict) or not given or set(given) - _SELECTOR_KEYS:
+        raise _wrong(
+            f"{given!r} selects no rule; give some of: {', '.join(sorted(_SELECTOR_KEYS))}"
+        )
+    if rule_type and "include" not in given and "type" not in given:
+        return {**given, "type": rule_type}
+    return given
+
+
+def _selects(selector, entry):
+    if "include" in selector:
+        same_type = selector.get("type", entry.type) == entry.type
+        return bool(entry.how) and entry.target == selector["include"] and same_type
+    if entry.how or len(entry.words) < 2:
+        return False
+    module = selector.get("module")
+    return (
+        module in (None, entry.target, PurePosixPath(entry.target or "").name)
+        and selector.get("type", entry.type) == entry.type
+        and _same_control(selector.get("control", entry.control), entry.control)
+        and set(selector.get("arguments", ())) <= set(entry.values[3:])
+    )
+
+
+def _same_control(one, other):
+    return " ".join(one.split()) == " ".join(other.split())
+
+
+def _line_of(rule):
+    """A rule's line, from a dict or a text, with its end; refused if libpam would not take it."""
+    text = rule if isinstance(rule, str) else _rendered(rule)
+    entries = _parse(text)
+    if len(entries) != 1 or not entries[0].active or re.search(r"[\0-\x08\x0a-\x1f\x7f]", text):
+        raise _wrong(f"{text!r} is not one rule in one line")
+    entry = entries[0]
+    problem = entry.problem or entry.doubt or ("it ends with a backslash" if entry.cut else "")
+    if problem:
+        raise _wrong(f"{text!r}: {problem}")
+    if isinstance(rule, dict) and "module" in rule:
+        meant = (rule["module"], *map(str, rule.get("arguments", ())))
+        if entry.values[2:] != meant:
+            raise _wrong(f"{text!r}: a PAM stack cannot say these arguments: {meant[1:]}")
+    return text + "\n"
+
+
+def _rendered(rule):
+    if isinstance(rule, dict) and "include" in rule and not set(rule) - _INCLUDE_KEYS:
+        how = rule.get("how", "include" if rule.get("type") else "@include")
+        return f"{rule.get('type') or ''} {how} {rule['include']}".lstrip()
+    if isinstance(rule, dict) and {"type", "module"} <= set(rule) <= _RULE_KEYS:
+        head = (
+            f"{'-' if rule.get('silent') else ''}{rule['type']} {rule.get('control', 'required')}"
+        )
+        return " ".join([head, rule["module"], *map(_quoted, rule.get("arguments", ()))])
+    raise _wrong(f"{rule!r} is no rule; give its line, or {', '.join(sorted(_RULE_KEYS))}")
+
+
+def _quoted(argument):
+    """An argument as it is written: in brackets where there are blanks in it."""
+    text = str(argument)
+    if text and not re.search(r"[ \t]|^\[", text):
+        return text
+    return "[" + text.replace("]", "\\]") + "]"
+
+
+def _where(edit, default=None):
+    given = {key: edit[key] for key in _WHERE if edit.get(key) is not None}
+    if len(given) > 1 or given.get("at", "top") not in ("top", "bottom"):
+        raise _wrong("give one of before, after (a rule each) and at (top or bottom)")
+    return given or default
+
+
+def _add(file, edit):
+    line = _line_of(edit["add"])
+    at = file.place(_where(edit, {"at": "bottom"}), _type_of([line]))
+    file.put(at, at, line)
+
+
+def _type_of(lines):
+    """The type of the first rule; None where that is an @include, or where there is none."""
+    rules = [entry for entry in _parse("".join(lines)) if entry.active]
+    return rules[0].type if rules and rules[0].type in _TYPES else None
+
+
+def _change(file, edit):
+    at = file.find(edit["change"])
+    entry = file.entries[at]
+    old = list(entry.values[3:])
+    new = [str(argument) for argument in edit.get("arguments", old)]
+    new = [argument for argument in new if argument not in edit.get("remove_arguments", ())]
+    new += [argument for argument in edit.get("add_arguments", ()) if argument not in new]
+    text = entry.text
+    if new != old:
+        text = _with_arguments(entry, old, new)
+    if not _same_control(edit.get("control", entry.control), entry.control):
+        control = entry.words[1]
+        text = text[: control.start] + edit["control"] + text[control.end :]
+    _check_change(file, entry, text, new, edit.get("control", entry.control))
+    file.put(at, at + 1, text)
+
+
+def _with_arguments(entry, old, new):
+    """An entry's text with other arguments; those that stay at the front stay as written."""
+    kept = 0
+    while kept < min(len(old), len(new)) and old[kept] == new[kept]:
+        kept += 1
+    start, end = entry.words[2 + kept].end, entry.words[-1].end
+    written = "".join(f" {_quoted(argument)}" for argument in new[kept:])
+    return entry.text[:start] + written + entry.text[end:]
+
+
+def _check_change(file, entry, text, arguments, control):
+    """libpam must read in the new text what was asked for, and nothing else."""
+    entries = _parse(text)
+    wanted = (entry.type, entry.target, *arguments)
+    if len(entries) == 1 and entries[0].active and not entries[0].problem:
+        got = (entries[0].type, entries[0].target, *entries[0].values[3:])
+        clean = not entries[0].doubt and not re.search(r"[\0-\x08\x0b-\x1f\x7f]", text)
+        if got == wanted and clean and _same_control(entries[0].control, control):
+            return
+    problem = entries[0].problem if entries[0].active else ""
+    raise _wrong(
+        f"{file.path}:{entry.line}: {text.strip()!r} would not be read as meant"
+        + (f": {problem}" if problem else "")
+    )
+
+
+def _move(file, edit):
+    at = file.find(edit["move"])
+    entry = file.entries[at]
+    where = _where(edit)
+    if not where:
+        raise _wrong("say where to move it: before, after or at")
+    file.put(at, at + 1, "")
+    new = file.place(where, entry.type if entry.type in _TYPES else None, at)
+    file.put(new, new, entry.text)
+
+
+def _remove(file, edit):
+    at = file.find(edit["remove"])
+    file.put(at, at + 1, "")
+
+
+def _comment_out(file, edit):
+    at = file.find(edit["comment"])
+    file.put(at, at + 1, _commented(file.entries[at].text))
+
+
+def _uncomment(file, edit):
+    at = file.find(edit["uncomment"], commented=True)
+    file.put(at, at + 1, _uncommented(file.entries[at].text))
+
+
+def _block(file, edit):
+    """A set of lines between two comment lines, kept, replaced, moved or taken away."""
+    name, rules = edit["block"], edit.get("rules", [])
+    start, end = _marks(file, name)
+    where = _where(edit)
+    at = start if start is not None else None
+    if at is not None:
+        file.put(start, end + 1, "")
+    if not rules:
+        return
+    body = [_line_of(rule) if _is_rule(rule) else f"{rule}\n" for rule in rules]
+    if where or at is None:
+        at = file.place(where or {"at": "top"}, _type_of(body), at)
+    begin = _mark(edit, "begin", f"# BEGIN {name}")
+    finish = _mark(edit, "end", f"# END {name}")
+    file.put(at, at, "".join([begin, *body, finish]))
+
+
+def _is_rule(rule):
+    """Whether it is not a comment or an empty line of a block."""
+    return (
+        not isinstance(rule, str) or "\n" in rule or bool(_parse(rule) and _parse(rule)[0].active)
+    )
+
+
+def _mark(edit, which, prefix):
+    line = edit.get(which, prefix)
+    if not _is_mark(line, prefix) or "\n" in line:
+        raise _wrong(f"{which}: {line!r} must be one line that begins with {prefix!r}")
+    return f"{line}\n"
+
+
+def _is_mark(line, prefix):
+    return bool(re.match(rf"{re.escape(prefix)}(?![\w.-])", line))
+
+
+def _marks(file, name):
+    """``(index of the BEGIN line, of the END line)`` of a block, or ``(None, None)``."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+(?: [\w.-]+)*", name):
+        raise _wrong(f"block: {name!r} is no name; use letters, digits, '_', '-' and '.'")
+    marks = [
+        (index, mark)
+        for index, entry in enumerate(file.entries)
+        for mark in ("BEGIN", "END")
+        if not entry.active and _is_mark(entry.text.strip(), f"# {mark} {name}")
+    ]
+    if not marks:
+        return None, None
+    if [mark for _, mark in marks] != ["BEGIN", "END"]:
+        lines = [f"{mark} at line {file.entries[index].line}" for index, mark in marks]
+        raise _wrong(
+            f"{file.path}:{file.entries[marks[0][0]].line}: the marks of block {name!r} are no"
+            f" pair: {', '.join(lines)}; put the missing one back, or delete what is left of it"
+        )
+    return marks[0][0], marks[1][0]
+
+
+_EDITS = {
+    "add": (_add, set(_WHERE)),
+    "change": (_change, {"control", "arguments", "add_arguments", "remove_arguments"}),
+    "move": (_move, set(_WHERE)),
+    "remove": (_remove, set()),
+    "comment": (_comment_out, set()),
+    "uncomment": (_uncomment, set()),
+    "block": (_block, {"rules", "begin", "end", *_WHERE}),
+}
+
+
+def _edited(path, text, edits, brings):
+    """The text of a file after all edits."""
+    file = _File(path, text, brings)
+    for number, edit in enumerate(edits, 1):
+        verbs = [verb for verb in _EDITS if isinstance(edit, dict) and verb in edit]
+        if len(verbs) != 1 or set(edit) - {verbs[0], *_EDITS[verbs[0]][1]}:
+            raise _wrong(
+                f"edit {number}: {edit!r} is none; give one of {', '.join(_EDITS)}"
+                " and what belongs to it"
+            )
+        _EDITS[verbs[0]][0](file, edit)
+    return file.text
+
+
+# ---- The shell -------------------------------------------------------------------------------
+
+_FOLDER = "/etc/pam.d"
+# PAM_CONFIG_DIST_D and, as openSUSE builds it, VENDORDIR
+_VENDOR_FOLDERS = ("/usr/lib/pam.d", "/usr/etc/pam.d")
+
+
+class _Source:
+    """Files on disk, with texts laid over some of them."""
+
+    def __init__(self, folder, files):
+        self.folder = folder
+        self.files = files or {}
+        self.debian = __grains__["os_family"] == "Debian"
+        if not all(map(os.path.isabs, (folder, *self.files))):
+            raise _wrong("folder and the names in files must be absolute paths")
+
+    def text(self, path):
+        if path in self.files:
+            return self.files[path]
+        try:
+            return __salt__["root_file.read"](path)
+        except OSError as error:
+            raise CommandExecutionError(f"{path}: {error.strerror}") from error
+
+    def find(self, name, included=False):
+        """
+        ``(path, text)`` of a service or an included file; of the first place if it is nowhere.
+        Debian's libpam looks for what is included in /etc/pam.d only.
+        """
+        folders = [self.folder]
+        if self.folder == _FOLDER and not (included and self.debian):
+            folders += _VENDOR_FOLDERS
+        paths = [os.path.join(folder, name) for folder in folders]  # an absolute name stays
+        texts = ((path, self.text(path)) for path in paths)
+        return next(((path, text) for path, text in texts if text is not None), (paths[0], None))
+
+    def service(self, service):
+        """``(path, text)`` of a service's own file, which must be there."""
+        path, text = self.find(_known_name(service))
+        if text is None:
+            raise CommandExecutionError(f"{path}: there is no such file, so no service {service}")
+        return path, text
+
+    def reader(self, service):
+        return _Reader(self.find, self.debian).read(_known_name(service))
+
+    def brings(self, name, rule_type):
+        """Whether an included file has rules of a type; yes, if that cannot be told."""
+        reader = _Reader(self.find, self.debian)
+        path, text = self.find(name, True)
+        try:
+            reader.collect(reader.stacks["service"], path, text or "")
+        except (CommandExecutionError, _GivesUpError):
+            return True
+        return bool(reader.stacks["service"][rule_type])
+
+
+def read(service, folder=_FOLDER, files=None):
+    """
+    Return the rules and includes of one file, in its order, also those that are commented out.
+    Includes are not followed.
+
+    service
+        Name of the service, such as ``sshd``.
+
+    folder
+        Where the files are, and what they include. Default: ``/etc/pam.d``, then as libpam does
+        ``/usr/lib/pam.d``
+
+    files
+        Texts by absolute path that stand for what is on disk; None: there is no such file.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local pam_stack.read sshd
+    """
+    path, text = _Source(folder, files).service(service)
+    return [_data(entry, path) for entry in _parse(text) if entry.words]
+
+
+def effective(service, type=None, folder=_FOLDER, files=None):  # noqa: A002 - PAM's word
+    """
+    Return the rules that libpam goes through, with includes followed.
+
+    Each rule has its own file and line, and its ``depth``: in how many substacks it is. A substack
+    itself stands before its rules, as an include: it counts in jumps, together with them, as one.
+    Where the service has no rule of a type, libpam takes those of the service ``other``.
+    CommandExecutionError where libpam would give up or where two releases differ.
+
+    type
+        ``auth``, ``account``, ``password`` or ``session``. Default: all, in this order
+
+    service, folder, files
+        As for :py:func:`read`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local pam_stack.effective sshd auth
+    """
+    try:
+        reader = _Source(folder, files).reader(service)
+    except _GivesUpError as error:
+        raise CommandExecutionError(f"{error}; libpam then refuses every request") from error
+    return [
+        _effective_data(handler, rule_type)
+        for rule_type in ([_known_type(type)] if type else _TYPES)
+        for handler in reader.stack(rule_type)
+    ]
+
+
+def _effective_data(handler, rule_type):
+    data = {**_data(handler.entry, handler.path), "type": rule_type, "depth": handler.level}
+    return {**data, "problem": handler.fails} if handler.fails else data
+
+
+def _known_name(service):
+    if not re.fullmatch(r"[^/\0\s]+", str(service)):
+        raise _wrong(f"{service!r} is no service; give the name of a file in /etc/pam.d")
+    return service
+
+
+def _known_type(rule_type):
+    if rule_type not in _TYPES:
+        raise _wrong(f"type: {rule_type!r} is none of {', '.join(_TYPES)}")
+    return rule_type
+
+
+def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 - PAM's word
+    """
+    Return what libpam says when the modules answer so: ``{"result", "asked"}``.
+
+    ``result`` is ``success`` or an error as pam.conf(5) names it, such as ``auth_err``. ``asked``
+    are the rules that libpam comes to, in order: ``file``, ``line``, ``module``, its ``answer``,
+    and the ``action`` that followed (``ok``, ``done``, ``bad``, ``die``, ``ignore``, ``reset``,
+    ``jump N``, ``bad jump N``). ``abort`` with a ``reason`` means that libpam gives up on the
+    files. It is what pam_authenticate(3), pam_acct_mgmt(3), pam_chauthtok(3) or
+    pam_open_session(3) return; the second walk, of pam_setcred(3), is not told.
+
+    type
+        ``auth``, ``account``, ``password`` or ``session``.
+
+    answers
+        What modules say, as pam.conf(5) names it: ``{"pam_unix.so": "auth_err"}``. A key
+        ``FILE:LINE`` tells it of that rule. ``pam_permit.so`` and ``pam_deny.so`` are known.
+        SaltInvocationError names a module that is asked and is not here.
+
+    service, folder, files
+        As for :py:func:`read`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local pam_stack.evaluate sshd auth '{pam_unix.so: auth_err}'
+    """
+    _known_type(type)
+    wrong = [f"{key}: {value}" for key, value in answers.items() if value not in _RETURNS]
+    if wrong:
+        raise _wrong(f"answers: {wrong[0]!r} is no answer; give one of {', '.join(_RETURNS)}")
+    try:
+        stack = _Source(folder, files).reader(service).stack(type)
+    except _GivesUpError as error:
+        return {"result": "abort", "asked": [], "reason": str(error)}
+    places = {handler.place for handler in stack}
+    astray = [key for key in answers if re.search(r":[0-9]+\Z", key) and key not in places]
+    if astray:
+        raise _wrong(f"answers: {astray[0]} is no rule of the {type} stack of {service}")
+    result, asked = _evaluated(stack, type, answers)
+    return {
+        "result": result,
+        "asked": [
+            {
+                "file": handler.path,
+                "line": handler.entry.line,
+                "module": handler.entry.target,
+                "answer": answer,
+                "action": action,
+            }
+            for handler, answer, action in asked
+        ],
+    }
+
+
+def plan(service, edits, folder=_FOLDER, files=None):
+    """
+    Return what edits make of a service's file: ``{"path", "old", "new", "diff"}``. Nothing is
+    written, and every byte that no edit speaks of stays.
+
+    edits
+        A list, done in order. Each is a mapping with one of these keys:
+
+        ``add``: a rule. ``before`` or ``after`` a selector, or ``at`` ``top`` (above the first rule
+        of its type) or ``bottom`` (below the last). Default: ``at: bottom``
+
+        ``change``: a selector, with ``control``, ``arguments`` (all of them), ``add_arguments``,
+        ``remove_arguments``.
+
+        ``move``: a selector, with ``before``, ``after`` or ``at``. It stays where it satisfies
+        that already.
+
+        ``remove``, ``comment``, ``uncomment``: a selector.
+
+        ``block``: a name. ``rules`` are lines of yours, kept between the comment lines ``# BEGIN
+        NAME`` and ``# END NAME``; rules, comments and empty lines. The block is made, replaced in
+        its place, moved if it does not satisfy ``before``, ``after`` or ``at``, and with no
+        ``rules`` taken away without a trace. ``begin`` and ``end`` are whole mark lines that begin
+        so. Default: a new block goes to ``at: top``
+
+        A *rule* is its line, or a mapping: ``type``, ``module``, ``control`` (default
+        ``required``), ``arguments``, ``silent``; or ``include`` with ``type`` and ``how``.
+
+        A *selector* is a mapping: ``module`` (a name without a folder means any), ``type``,
+        ``control``, ``arguments`` (these and maybe more), or ``include``; or a text, a module's
+        name or ``@include NAME``. It must fit exactly one rule. Else, and wherever libpam would
+        not read what is meant: SaltInvocationError that names file and lines.
+
+    service, folder, files
+        As for :py:func:`read`. A file that the distribution has in ``/usr/lib/pam.d`` is copied
+        to ``folder`` with the edits, since libpam reads that instead.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local pam_stack.plan sshd '[{change: pam_limits.so, add_arguments: [debug]}]'
+    """
+    source = _Source(folder, files)
+    found, text = source.service(service)
+    path = os.path.join(folder, service)
+    new = _edited(found, text, edits, source.brings)
+    old = text if found == path else None
+    if new == text:  # also where the distribution's own file is as it should be
+        return {"path": path, "old": old, "new": old, "diff": ""}
+    diff = __salt__["root_file.diff"](path, old, new)
+    return {"path": path, "old": old, "new": new, "diff": diff}
+
+
+def apply(service, edits, folder=_FOLDER):
+    """
+    Do edits, and return the difference as text; ``""`` if there is nothing to do. The file is
+    replaced in one step, and keeps its owner, mode, ACL and label. libpam reads it at the next
+    login; nothing is restarted.
+
+    service, edits, folder
+        As for :py:func:`plan`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local pam_stack.apply sshd '[{uncomment: pam_access.so}]'
+    """
+    planned = plan(service, edits, folder)
+    if planned["new"] != planned["old"]:
+        __salt__["root_file.write"](planned["path"], planned["new"])
+    return planned["diff"]
