@@ -498,8 +498,10 @@ def _settings(line):
     if name == "subsystem":
         return [(arguments[0], [" ".join(arguments)])]
     if name == "setenv":
-        first = {value.partition("=")[0]: value for value in reversed(arguments)}
-        return [("", [value for value in arguments if value in first.values()])]
+        first = {}
+        for value in arguments:
+            first.setdefault(value.partition("=")[0], value)
+        return [("", list(first.values()))]
     if name in _ADDS_UP and name != "listenaddress":
         return [("", list(arguments))]
     return [("", [" ".join(arguments)])]
@@ -567,6 +569,7 @@ def _release_of(version):
 # ---- The core: changes -----------------------------------------------------------------------
 
 _MARK = "# The next line lets {} count; both go with it."
+_MOVED = "# Moved up to let {} count: "
 
 
 def _pieces(text):
@@ -627,9 +630,11 @@ def _plan_present(path, text, config, overlay, release):
         way = ways[0]
         if way.file == config:
             pieces = _pieces(main)
-            moved = pieces.pop(way.number - 1).strip()
+            moved = pieces[way.number - 1]
+            pieces[way.number - 1] = _MOVED.format(path) + moved
             rest = "".join(pieces)
-            main = _with_lines(rest, _first(rest, release), [moved])
+            new = [_MARK.format(path), moved.strip()]
+            main = _with_lines(rest, _first(rest, release), new)
     files.overlay[config] = main
     if all(line.match for line in read() if path in line.included):
         raise CommandExecutionError(
@@ -645,14 +650,14 @@ def _plan_present(path, text, config, overlay, release):
     return main
 
 
-def _plan_absent(path, config, overlay, release):
-    """The main file without our Include for a drop-in."""
-    main = _Files(overlay).text(config)
+def _plan_absent(path, config, overlay):
+    """The main file without our Include for a drop-in; one that we moved is where it was."""
+    main, moved = _Files(overlay).text(config), _MOVED.format(path)
     pieces = _pieces(main)
     for at, piece in enumerate(pieces[:-1]):
-        following = _parse(pieces[at + 1], release)
-        if piece.strip() == _MARK.format(path) and following and following[1] == (path,):
-            return "".join(pieces[:at] + pieces[at + 2 :])
+        if piece.strip() == _MARK.format(path):
+            rest = [*pieces[:at], *pieces[at + 2 :]]
+            return "".join(piece.removeprefix(moved) for piece in rest)
     return main
 
 
@@ -692,6 +697,8 @@ def _sshd(arguments):
         if not missing:
             break
         os.makedirs(missing[1], 0o755, exist_ok=True)  # RuntimeDirectory= of a stopped ssh.service
+    if answer.returncode < 0:
+        raise CommandExecutionError(f"sshd crashed, by signal {-answer.returncode}")
     if answer.returncode:
         raise CommandExecutionError(answer.stderr.replace("\r", "").strip())
     return answer.stdout
@@ -869,14 +876,13 @@ def effective(config=CONFIG, files=None, **connection):
 
         salt-call --local sshd_config.effective user=sean address=10.1.0.9
     """
-    names = {"address": "addr", "invalid_user": "invalid-user"}
-    spec = [
-        names["invalid_user"] if key == "invalid_user" else f"{names.get(key, key)}={value}"
-        for key, value in _who(connection).items()
-        if value
-    ]
+    names = {"address": "addr", "laddress": "laddr"}
+    # sshd stops at a Match LocalPort when it is not told a port: here it is told one of no sshd
+    who = {"lport": "65535", **_who(connection)}
+    spec = [f"{names.get(key, key)}={value}" for key, value in who.items() if key != "invalid_user"]
+    spec += ["invalid-user"] if who.get("invalid_user") else []
     found = {}
-    for line in _ask(["-T", *(["-C", ",".join(spec)] if spec else [])], config, files).splitlines():
+    for line in _ask(["-T", "-C", ",".join(spec)], config, files).splitlines():
         keyword, _, value = line.partition(" ")
         found.setdefault(keyword, []).append(value)
     return found
@@ -977,7 +983,7 @@ def plan_drop_in(path, text, config=CONFIG, files=None):
     before = _Files(overlay)
     try:
         if text is None:
-            main = _plan_absent(path, config, overlay, release)
+            main = _plan_absent(path, config, overlay)
         else:
             main = _plan_present(path, text, config, overlay, release)
     except _BadLineError as err:
