@@ -15,7 +15,6 @@ import re
 import shutil
 import signal
 import socket
-import tempfile
 import time
 from pathlib import Path
 
@@ -101,11 +100,14 @@ def apply(files, groups, service, probes=None, leave=False):
 
         salt-call --local guarded_change.apply '{/etc/ssh/banner: "Hello\\n"}' '{}' ssh
     """
-    for path, text in files.items():
-        if text and path.endswith(".conf"):
-            _refuse_earlier_match(path)
-            _refuse_unbound(effective(path, text))
     running = _refuse_other_listeners(service)
+    try:
+        for question in probes or []:
+            if question["address"] is None:
+                _probe(**question, files=files)
+        _refuse_unbound(files, service, running)
+    except CommandExecutionError as err:
+        raise CommandExecutionError(f"{err}\nNothing was changed.") from None
     texts = {path: __salt__["root_file.read"](path) for path in files}
     before = texts, __salt__["ssh_users.members"](list(groups))
     try:
@@ -141,53 +143,6 @@ def probe(probes):
     for question in probes:
         _probe(**question)
     return True
-
-
-def effective(path, text):
-    """
-    Return sshd's global settings as they would be with a drop-in that beats every other file.
-
-    Nothing is laid out where sshd would load it: a file that is wrong must not be there when the
-    host reboots. Raises CommandExecutionError with sshd's own words for such a file.
-
-    path
-        Where the drop-in is to be; only for the error.
-
-    text
-        Its text.
-
-    Returns ``{keyword: [value, …]}``, keywords in lower case.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call --local guarded_change.effective /etc/ssh/sshd_config.d/00-x.conf 'UsePAM yes'
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        candidate, main = Path(folder, "drop_in.conf"), Path(folder, "sshd_config")
-        candidate.write_text(text, encoding="utf-8")
-        # With the host's own files below it: HostKey may stand there.
-        main.write_text(f"Include {candidate}\nInclude /etc/ssh/sshd_config\n", encoding="utf-8")
-        try:
-            return _settings(_run(["sshd", "-T", "-f", str(main)]))
-        except CommandExecutionError as err:
-            words = str(err).replace(str(candidate), path).replace(str(main), "sshd_config")
-            raise CommandExecutionError(f"{words}\nNothing was changed.") from None
-
-
-def socket_activated(service):
-    """
-    Return whether systemd listens for a service (``ssh.socket``), as Ubuntu has it by default.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call --local guarded_change.socket_activated ssh
-    """
-    ask = ["systemctl", "is-active", "--quiet", f"{service}.socket"]
-    return __salt__["cmd.retcode"](ask, python_shell=False, ignore_retcode=True) == 0
 
 
 def write(path, text):
@@ -259,29 +214,13 @@ def forget_originals():
     return True
 
 
-def _refuse_earlier_match(drop_in):
-    """For its own people a Match block above ours would decide, and sshd takes the first value."""
-    config = Path("/etc/ssh/sshd_config")
-    above = config.read_text(encoding="utf-8", errors="replace").splitlines()
-    include = next((n for n, line in enumerate(above) if re.match(r"\s*include\b", line, re.I)), 0)
-    texts = {config: above[:include]}
-    for path in sorted(Path(drop_in).parent.glob("*.conf")):
-        if path.name < Path(drop_in).name:
-            texts[path] = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for path, lines in texts.items():
-        for number, line in enumerate(lines, 1):
-            if re.match(r"\s*match\b", line, re.I):
-                raise CommandExecutionError(
-                    f"{path}:{number}: this Match block comes before {drop_in} and would decide for"
-                    f" whom it matches; move it below, or name the drop-in so that it sorts first"
-                    f" (lookup:paths:drop_in). Nothing was changed."
-                )
-
-
-def _refuse_unbound(settings):
-    """sshd gives up for good when there is nothing that it can listen on."""
-    now = _settings(_run(["sshd", "-T"])).get("listenaddress", [])
-    for address in set(settings.get("listenaddress", [])) - set(now):
+def _refuse_unbound(files, service, running):
+    """sshd gives up for good when it cannot read its files, or listen on anything."""
+    wanted = __salt__["sshd_config.effective"](files=files)["listenaddress"]
+    if any(place["by"] != "sshd" for place in __salt__["sshd_config.ports"](service)):
+        return
+    own = set(_listening(running).values())
+    for address in wanted:
         host, _, port = address.rpartition(":")
         family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
         with socket.socket(family) as candidate:
@@ -291,11 +230,13 @@ def _refuse_unbound(settings):
             try:
                 candidate.bind((host.strip("[]"), int(port)))
             except OSError as err:
+                if err.errno == errno.EADDRINUSE and int(port) in own:
+                    continue
                 # Without IPv6, or IPv4, sshd goes on with the other.
                 if err.errno != errno.EADDRINUSE and host in ("0.0.0.0", "[::]"):  # noqa: S104
                     continue
                 raise CommandExecutionError(
-                    f"sshd could not listen on {address}: {err.strerror}. Nothing was changed."
+                    f"sshd could not listen on {address}: {err.strerror}"
                 ) from None
 
 
@@ -377,15 +318,6 @@ def _run(argv):
     return result["stdout"]
 
 
-def _settings(output):
-    """What ``sshd -T`` printed, as ``{keyword: [value, …]}``."""
-    found = {}
-    for line in output.splitlines():
-        keyword, _, value = line.partition(" ")
-        found.setdefault(keyword, []).append(value)
-    return found
-
-
 def _reload(service):
     """Reload sshd and wait until it listens with the new configuration."""
     main = _run(["systemctl", "show", "--property=MainPID", "--value", service]).strip()
@@ -420,20 +352,20 @@ def _image(pid):
 
 
 def _listening(pid):
-    """Inodes of the TCP sockets on which a process listens."""
-    listening = set()
+    """The TCP sockets on which a process listens, as ``{inode: port}``."""
+    listening = {}
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(FileNotFoundError):
-            rows = [
-                line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-            ]
-            listening |= {row[9] for row in rows if row[3] == "0A"}
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                row = line.split()
+                if row[3] == "0A":
+                    listening[row[9]] = int(row[1].rpartition(":")[2], 16)
     sockets = set()
     with contextlib.suppress(FileNotFoundError):
         for fd in os.scandir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
                 sockets.add(os.readlink(fd.path))
-    return {inode for inode in listening if f"socket:[{inode}]" in sockets}
+    return {inode: port for inode, port in listening.items() if f"socket:[{inode}]" in sockets}
 
 
 def _cut_unauthenticated():
@@ -450,15 +382,16 @@ def _cut_unauthenticated():
                 os.kill(int(pid), signal.SIGKILL)
 
 
-def _probe(user, address, expected):
-    """Ask sshd itself what it would ask of that person."""
-    ask = ["-C", f"user={user},host={address},addr={address}"] if address else []
-    answers = _settings(_run(["sshd", "-T", *ask]))
+def _probe(user, address, expected, files=None):
+    """Ask sshd itself what it would ask of that person, of the host where there is no address."""
+    who = {"user": user, "host": address, "address": address} if address else {}
+    answers = __salt__["sshd_config.effective"](files=files, **who)
     for keyword, wanted in expected.items():
         found = answers.get(keyword, ["nothing"])
         if sorted(found) != sorted(wanted if isinstance(wanted, list) else [wanted]):
+            lines = __salt__["sshd_config.source"](keyword, files=files, **who)
+            places = [f"{line['file']}:{line['line']}" for line in lines]
             raise CommandExecutionError(
-                f"sshd says {keyword} is {' and '.join(found)} for {user}, not {wanted}; another"
-                " file decides it: look for it, and for an Include that stands too low, in"
-                " /etc/ssh/sshd_config and the files that it includes"
+                f"sshd says {keyword} is {' and '.join(found)} for {user}, not {wanted};"
+                f" {', '.join(places) or 'no file'} decides that"
             )

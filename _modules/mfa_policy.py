@@ -26,8 +26,8 @@ __virtualname__ = "mfa_policy"
 #: Group of everybody whom the formula manages; each role has a group of its own.
 MANAGED_GROUP = "sshd_mfa"
 
-BEGIN = "# BEGIN sshd_mfa: managed by Salt, change the pillar instead"
-END = "# END sshd_mfa"
+_BEGIN = "# BEGIN sshd_mfa: managed by Salt, change the pillar instead"
+_END = "# END sshd_mfa"
 
 #: With which authentication methods sshd asks for the factors of a group. A comma means "and"
 #: in AuthenticationMethods; a space would mean "or" (sshd_config(5)). In ``single`` are people
@@ -92,6 +92,19 @@ _NAME = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 
 def __virtual__():
     return __virtualname__
+
+
+def marks():
+    """
+    Return the comment lines ``[begin, end]`` between which our lines stand in others' files.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local mfa_policy.marks
+    """
+    return [_BEGIN, _END]
 
 
 def validate(data, path="sshd_mfa"):
@@ -209,9 +222,9 @@ def second_factors(data, users, adopt):
     return wanted
 
 
-def pam_block(policy, totp_dir):
+def pam_rules(policy, totp_dir):
     """
-    Compile the block that belongs at the top of the PAM service's file, as text.
+    Compile the rules that belong at the top of the PAM service's ``auth`` stack.
 
     People outside ``sshd_mfa_user`` jump over it to whatever the host asked before. The jump is
     also taken on PAM_IGNORE, which is what pam_succeed_if answers to pam_setcred(3): so
@@ -223,11 +236,13 @@ def pam_block(policy, totp_dir):
     totp_dir
         Absolute path of the folder of the central store.
 
+    Returns a list of rules, each a line of text.
+
     CLI Example:
 
     .. code-block:: bash
 
-        salt-call --local mfa_policy.pam_block "$policy" /var/lib/sshd_mfa/totp
+        salt-call --local mfa_policy.pam_rules "$policy" /var/lib/sshd_mfa/totp
     """
     if policy["totp"]["store"] == "central":
         where = f"secret={totp_dir}/${{USER}} user=root"
@@ -248,32 +263,7 @@ def pam_block(policy, totp_dir):
         f"auth [success={skip} ignore={skip} default=ignore]"
         f" pam_succeed_if.so quiet user notingroup {role_group('user')}"
     )
-    return "\n".join([BEGIN, outsiders, *rules, END]) + "\n"
-
-
-def with_pam_block(text, block):
-    """
-    Return the text of a PAM service's file with this block at its top, and no other of ours.
-
-    An empty ``block`` gives back, byte for byte, what stood there before the first one.
-    Raises SaltInvocationError where our block has lost its end.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call --local mfa_policy.with_pam_block "$(cat /etc/pam.d/sshd)" ''
-    """
-    above, begin, rest = text.partition(f"{BEGIN}\n")
-    if begin:
-        _, end, below = rest.partition(f"{END}\n")
-        if not end:
-            raise SaltInvocationError(
-                f"the block that begins with '{BEGIN}' has no line '{END}' any more; put that line"
-                " back below the lines of the block"
-            )
-        text = above + below
-    return block + text
+    return [outsiders, *rules]
 
 
 def sshd_drop_in(policy, keys_dir, banner_file):
@@ -296,7 +286,7 @@ def sshd_drop_in(policy, keys_dir, banner_file):
         salt-call --local mfa_policy.sshd_drop_in "$policy" /etc/ssh/authorized_keys.d /etc/issue
     """
     sshd = policy["sshd"]
-    lines = [BEGIN, "UsePAM yes", "PermitUserEnvironment no"]
+    lines = [_BEGIN, "UsePAM yes", "PermitUserEnvironment no"]
     lines += [f"Port {port}" for port in sshd["port"]]
     if sshd["banner"]:
         lines.append(f"Banner {banner_file}")
@@ -315,7 +305,7 @@ def sshd_drop_in(policy, keys_dir, banner_file):
         ]
     strays = ",".join([MANAGED_GROUP, *(f"!{role_group(role)}" for role in _METHODS)])
     lines += ["", "# Managed people whom no role took", f"Match Group {strays}", "    DenyUsers *"]
-    return "\n".join([*lines, END]) + "\n"
+    return "\n".join([*lines, _END]) + "\n"
 
 
 def expected(policy, role, keys_dir):

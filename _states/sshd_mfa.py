@@ -4,12 +4,16 @@ The policy: who is asked for which factors, by PAM and sshd together.
 
 import contextlib
 import ipaddress
+import itertools
 import pwd
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.data import traverse_dict_and_list
 
 __virtualname__ = "sshd_mfa"
+
+#: Name of a main file of sshd's that is only ever judged, never laid out.
+_CANDIDATE = "/etc/ssh/sshd_mfa.candidate"
 
 
 def __virtual__():
@@ -76,13 +80,14 @@ def enforced(
             ready = _ready(users, factors, policy, keys_dir)
             groups = _groups(users, ready, _single(factors, policy))
             left = set(users) - _people_in(groups)
+            text = __salt__["mfa_policy.sshd_drop_in"](policy, keys_dir, banner)
             files = {
-                drop_in: __salt__["mfa_policy.sshd_drop_in"](policy, keys_dir, banner),
+                **_sshd_files(drop_in, text),
                 banner: policy["sshd"]["banner"] or __salt__["guarded_change.original"](banner),
-                **_pam_file(pam_service, __salt__["mfa_policy.pam_block"](policy, totp_dir)),
+                **_pam_file(pam_service, __salt__["mfa_policy.pam_rules"](policy, totp_dir)),
             }
             _refuse_ports_of_a_socket(policy, service, pillar)
-            probes = _probes(policy, groups, keys_dir, drop_in, files[drop_in])
+            probes = _probes(policy, groups, keys_dir, drop_in, text)
             in_homes = policy["authorized_keys"]["store"] == "home"
             _enforce(ret, files, groups, service, probes, users if in_homes else {}, pillar)
             if policy["totp"]["store"] == "central":
@@ -321,28 +326,43 @@ def _groups(users, ready, single):
     return groups
 
 
-def _pam_file(pam_service, block):
-    path = f"/etc/pam.d/{pam_service}"
-    current = __salt__["root_file.read"](path)
-    if current is None:
-        raise CommandExecutionError(
-            f"{path}: no such file; name sshd's PAM service in lookup:pam_service"
-        )
+def _pam_file(pam_service, rules):
+    """The PAM service's file with these rules at the top of its ``auth`` stack."""
+    begin, end = __salt__["mfa_policy.marks"]()
+    block = {"block": "sshd_mfa", "rules": rules, "begin": begin, "end": end}
     try:
-        return {path: __salt__["mfa_policy.with_pam_block"](current, block)}
+        planned = __salt__["pam_stack.plan"](pam_service, [block])
     except SaltInvocationError as err:
-        raise CommandExecutionError(f"{path}: {err}") from None
+        raise CommandExecutionError(str(err)) from None
+    return {planned["path"]: planned["new"]}
+
+
+def _sshd_files(drop_in, text):
+    """The drop-in, and the main file where it must be changed for the drop-in to be read first."""
+    files = __salt__["sshd_config.plan_drop_in"](drop_in, text)
+    lines = __salt__["sshd_config.read"](files=files)
+    ours = {line["keyword"].lower() for line in lines if line["file"] == drop_in and line["match"]}
+    for line in itertools.takewhile(lambda line: line["file"] != drop_in, lines):
+        if line["match"] and line["keyword"].lower() in ours - {"match"}:
+            raise CommandExecutionError(
+                f"{line['file']}:{line['line']}: this Match block comes before {drop_in} and would"
+                " decide for whom it matches; move it below, or name the drop-in so that it sorts"
+                " first (lookup:paths:drop_in). Nothing was changed."
+            )
+    return files
 
 
 def _files_without_us(pam_service, drop_in, banner):
     return {
-        **_pam_file(pam_service, ""),
+        **_pam_file(pam_service, []),
+        **__salt__["sshd_config.plan_drop_in"](drop_in, None),
         **{path: __salt__["guarded_change.original"](path) for path in (drop_in, banner)},
     }
 
 
 def _refuse_ports_of_a_socket(policy, service, pillar):
-    if policy["sshd"]["port"] and __salt__["guarded_change.socket_activated"](service):
+    by_systemd = any(place["by"] != "sshd" for place in __salt__["sshd_config.ports"](service))
+    if policy["sshd"]["port"] and by_systemd:
         raise CommandExecutionError(
             f"{pillar}:sshd:port: {service}.socket listens in sshd's place, so Port does nothing;"
             f" take the key out, or run: systemctl disable --now {service}.socket;"
@@ -352,7 +372,9 @@ def _refuse_ports_of_a_socket(policy, service, pillar):
 
 def _probes(policy, groups, keys_dir, drop_in, text):
     """What sshd has to answer for one person of each role, and for the host as a whole."""
-    alone = __salt__["guarded_change.effective"](drop_in, text)
+    # What sshd makes of our text where nothing beats it; HostKey may stand in the host's own files.
+    first = {_CANDIDATE: f"Include {drop_in}\nInclude /etc/ssh/sshd_config\n", drop_in: text}
+    alone = __salt__["sshd_config.effective"](_CANDIDATE, files=first)
     keywords = ["usepam", "permituserenvironment", *map(str.lower, policy["sshd"]["options"])]
     host = {keyword: alone[keyword] for keyword in keywords if keyword in alone}
     if policy["sshd"]["port"]:

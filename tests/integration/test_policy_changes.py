@@ -150,26 +150,55 @@ def test_a_broken_pillar_touches_nothing(lab, host):
         assert snapshot(host, "/etc", "/var/lib/sshd_mfa") == before
 
 
-@pytest.mark.parametrize(
-    ("line", "error"),
-    [("UsePAM no", "sshd says usepam is no"), ("MaxAuthTries 9", "sshd says maxauthtries is 9")],
-)
-def test_what_another_file_decides(lab, host, line, error):
-    """An Include that stands too low: the apply says so and leaves nothing behind."""
-    config = host.read("/etc/ssh/sshd_config")
-    lines = [line for line in config.splitlines() if not line.startswith("Include")]
+INCLUDE = "Include /etc/ssh/sshd_config.d/*.conf"
+
+
+@pytest.mark.parametrize("include", ["below", "missing", "commented out"])
+def test_an_include_that_does_not_count(lab, host, include):
+    """It is mended, the policy holds, and clean brings back every byte."""
+    others = [line for line in host.read("/etc/ssh/sshd_config").splitlines() if line != INCLUDE]
+    above = {"below": [], "missing": [], "commented out": [f"#{INCLUDE}"]}[include]
+    below = [INCLUDE] if include == "below" else []
     host.put(
         "/etc/ssh/sshd_config",
-        "\n".join([line, *lines, "Include /etc/ssh/sshd_config.d/*.conf", ""]),
+        "\n".join([*above, "UsePAM no", "MaxAuthTries 9", *others, *below, ""]),
     )
     before = snapshot(host, "/etc/ssh", "/etc/pam.d")
     data = pillar(ann=person(lab, "ann"))
     data["sshd_mfa"]["sshd"] = {"options": {"MaxAuthTries": 4}}
     lab.pillar(data)
+    predicted = apply(lab, host, test=True).changes["sshd_mfa policy"]
+    assert predicted == succeeded(apply(lab, host)).changes["sshd_mfa policy"]
+    assert "/etc/ssh/sshd_config" in predicted
+    codes = Codes(data["sshd_mfa"]["users"]["ann"]["totp"]["secret"], window=WINDOW)
+    assert lab.client.login(host.name, "ann", key="ann", code=codes.next()).ok
+    assert not lab.client.login(host.name, "ann", key="ann").ok
+    assert "maxauthtries 4" in host.run(["sshd", "-T"]).stdout.splitlines()
+    assert not apply(lab, host).changes
+    succeeded(apply(lab, host, "sshd_mfa.clean"))
+    assert snapshot(host, "/etc/ssh", "/etc/pam.d") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("00-a.conf", "Match User ann\n AuthenticationMethods publickey\n", "00-a.conf:2: "),
+        ("00-a.conf", "UsePAM no\n", "00-a.conf:1 (UsePAM no) is read before it"),
+        ("99-z.conf", "Port 2222\n", "port is 22 and 2222"),
+        ("99-z.conf", "Prot 2222\n", "99-z.conf: line 1: Bad configuration option: Prot"),
+    ],
+    ids=["Match", "global", "adds up", "wrong"],
+)
+def test_what_another_file_decides(lab, host, name, text, error):
+    """The apply says where, and leaves nothing behind."""
+    host.put(f"/etc/ssh/sshd_config.d/{name}", text)
+    before = snapshot(host, "/etc/ssh", "/etc/pam.d")
+    data = pillar(ann=person(lab, "ann"))
+    data["sshd_mfa"]["sshd"] = {"port": 22}
+    lab.pillar(data)
     applied = apply(lab, host)
     assert applied.results["sshd_mfa policy"] is False
     assert error in applied.comments
-    assert "everything is as it was" in applied.comments
     assert "sshd_mfa_user" not in host.run(["cat", "/etc/group"]).stdout
     left = [
         s

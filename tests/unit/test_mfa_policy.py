@@ -2,8 +2,8 @@
 The policy compiler, case by case: a file in ``mfa_policy/`` is a case.
 
 ``pillar`` stands below the key sshd_mfa. Expected are ``errors`` and ``user_errors`` whole
-and in order, ``users`` (who is served), ``pam`` and ``sshd`` to the letter, and ``absent``:
-texts that stand nowhere in the answer. K1, K2 and ECDSA stand for the keys in keys.yaml.
+and in order, ``users`` (who is served), ``pam`` (the rules) and ``sshd`` to the letter, and
+``absent``: texts that stand nowhere in the answer. K1, K2 and ECDSA stand for the keys in keys.yaml.
 """
 
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from salt.exceptions import SaltInvocationError
 
 from tests.support import REPO, load
 
@@ -50,7 +49,7 @@ def test_case(path):
     if "users" in case:
         assert sorted(answer["users"]) == case["users"]
     if "pam" in case:
-        assert mfa_policy.pam_block(answer["policy"], "/totp") == case["pam"]
+        assert mfa_policy.pam_rules(answer["policy"], "/totp") == case["pam"]
     if "sshd" in case:
         assert mfa_policy.sshd_drop_in(answer["policy"], "/keys", "/banner") == case["sshd"]
     for text in case.get("absent", []):
@@ -107,32 +106,6 @@ def test_a_role_with_networks_is_refused_from_elsewhere():
     text = mfa_policy.sshd_drop_in(mfa_policy.validate(pillar)["policy"], "/keys", "/banner")
     refusal = "Match Group sshd_mfa_user Address *,!10.0.0.0/8,!fd00::/8\n    DenyUsers *\n"
     assert text.index(refusal) < text.index("Match Group sshd_mfa_user\n")
-
-
-@pytest.mark.parametrize(
-    "text", ["", "\n", "# a\n@include common-auth\n", "auth required x.so", "a\r\nb\r\n"]
-)
-def test_the_pam_block_leaves_every_other_byte(text):
-    policy = mfa_policy.validate({"users": {"a": {"keys": [KEYS["K1"]]}}})["policy"]
-    block = mfa_policy.pam_block(policy, "/totp")
-    once = mfa_policy.with_pam_block(text, block)
-    assert once == block + text
-    assert mfa_policy.with_pam_block(once, block) == once
-    assert mfa_policy.with_pam_block(once, "") == text
-
-
-def test_a_pam_block_below_other_lines_is_found():
-    policy = mfa_policy.validate({"users": {"a": {"keys": [KEYS["K1"]]}}})["policy"]
-    block = mfa_policy.pam_block(policy, "/totp")
-    assert mfa_policy.with_pam_block("# above\n" + block + "# below\n", "") == "# above\n# below\n"
-
-
-def test_a_pam_block_without_its_end_is_not_guessed():
-    policy = mfa_policy.validate({"users": {"a": {"keys": [KEYS["K1"]]}}})["policy"]
-    block = mfa_policy.pam_block(policy, "/totp")
-    cut = block.replace(mfa_policy.END, "") + "@include common-auth\n"
-    with pytest.raises(SaltInvocationError, match="has no line"):
-        mfa_policy.with_pam_block(cut, block)
 
 
 def test_errors_name_the_pillar_key_that_was_given():
