@@ -23,6 +23,7 @@ Debian 12 and 13) and is checked against it by ``tests/functional/test_pam_stack
 the two read a line differently, nothing is guessed: an error names the line.
 """
 
+import glob
 import os
 import re
 from dataclasses import dataclass, replace
@@ -479,18 +480,28 @@ def _jumped(stack, at, count):
 
 
 _DENIALS = {"auth": "auth_err", "account": "auth_err", "password": "authtok_err"}
+# Modules that can say one thing only
+_OWN = {
+    "pam_permit.so": lambda _: "success",
+    "pam_deny.so": lambda rule_type: _DENIALS.get(rule_type, "session_err"),
+}
+
+
+def _name(handler):
+    """The module's file name; "" for a substack."""
+    return "" if handler.entry.how else (handler.entry.target or "").rpartition("/")[2]
 
 
 def _answer(handler, rule_type, answers):
-    """What a rule's module says; pam_permit and pam_deny need not be told."""
+    """What a rule's module says; those of _OWN need not be told."""
+    name = _name(handler)
     if handler.fails or handler.substack:
         return _MUST_FAIL
-    module = handler.entry.target
-    name = module.rpartition("/")[2]
-    own = {"pam_permit.so": "success", "pam_deny.so": _DENIALS.get(rule_type, "session_err")}
-    for table, key in ((answers, handler.place), (answers, module), (answers, name), (own, name)):
-        if key in table:
-            return table[key]
+    for key in (handler.place, handler.entry.target, name):
+        if key in answers:
+            return answers[key]
+    if name in _OWN:
+        return _OWN[name](rule_type)
     raise _wrong(f"{handler.place}: answers says nothing of {name}; give it, or {handler.place}")
 
 
@@ -505,6 +516,262 @@ def _evaluated(stack, rule_type, answers):
         if not handler.substack:
             asked.append((handler, answer, action))
     return state.result, asked
+
+
+# ---- The core: lint --------------------------------------------------------------------------
+
+_PASSWORD_MODULES = {"pam_unix.so", "pam_sss.so", "pam_ldap.so", "pam_krb5.so", "pam_winbind.so"}
+_CODE_MODULES = {
+    "pam_google_authenticator.so",
+    "pam_oath.so",
+    "pam_yubico.so",
+    "pam_u2f.so",
+    "pam_duo.so",
+}
+_GOOGLE = "pam_google_authenticator.so"
+# parse_args() in pam_google_authenticator.c, release 1.08
+_GOOGLE_WORDS = set(
+    "no_strict_owner debug try_first_pass use_first_pass forward_pass noskewadj no_increment_hotp"
+    " nullok allow_readonly echo-verification-code echo_verification_code".split()
+)
+_GOOGLE_VALUES = ("secret", "authtok_prompt", "user", "allowed_perm", "grace_period")
+_GOOD = ("success", "new_authtok_reqd")
+# Every code there is
+_SEVERITIES = {
+    "at-include": "error",
+    "broken-rule": "error",
+    "carriage-return": "error",
+    "cut-off": "error",
+    "home-with-user": "error",
+    "include-loop": "error",
+    "include-missing": "error",
+    "include-without-name": "error",
+    "jump-too-far": "error",
+    "lets-everybody-in": "error",
+    "module-missing": "error",
+    "never-succeeds": "error",
+    "nullok-refuses": "error",
+    "one-factor": "error",
+    "open-bracket": "error",
+    "releases-differ": "error",
+    "unknown-control": "error",
+    "unknown-option": "error",
+    "allow-readonly": "warning",
+    "grace-period": "warning",
+    "include-arguments": "warning",
+    "optional-module-missing": "warning",
+    "skew": "warning",
+    "unreachable": "warning",
+    "code-without-password": "info",
+    "nullok": "info",
+}
+
+
+def _finding(path, entry, code, message, mend):
+    return {
+        "file": path,
+        "line": entry.line,
+        "severity": _SEVERITIES[code],
+        "code": code,
+        "message": message,
+        "mend": mend,
+    }
+
+
+def _lint_entry(path, entry, debian):
+    """What is wrong with a line for itself."""
+
+    def finding(code, message, mend):
+        return _finding(path, entry, code, message, mend)
+
+    if entry.doubt:
+        yield finding("releases-differ", entry.doubt, "write it as one short line")
+    if entry.doubt or not entry.active:
+        return
+    if entry.cut:
+        words = "the file ends after a backslash: libpam refuses every request of the service"
+        yield finding("cut-off", words, "take the backslash out, or add what is missing")
+    if "\r" in "".join(entry.values):
+        words = "a carriage return is part of its last word for libpam"
+        yield finding("carriage-return", words, "end lines with a line feed only")
+    if not all(word.closed for word in entry.words):
+        words = "an opening bracket has no closing one; a # ends the line in brackets, too"
+        yield finding("open-bracket", words, "close it, or write the value without #")
+    if entry.how == "@include" and not debian:
+        words = "only Debian's libpam knows @include; here it is an auth rule that always fails"
+        yield finding("at-include", words, f"write: TYPE include {entry.target}")
+    elif entry.broken and entry.how:
+        words = f"{entry.broken}: Debian's libpam kills the process that asks"
+        yield finding("include-without-name", words, "add the name, or remove the line")
+    elif entry.broken:
+        kind = "an auth rule" if entry.type not in _TYPES else f"a rule of {entry.type}"
+        words = f"{entry.broken}: libpam takes it for {kind} that always fails"
+        yield finding("broken-rule", words, "write: TYPE CONTROL MODULE ARGUMENTS")
+    elif entry.problem:
+        words = f"{entry.problem}: libpam takes every answer as bad, success, too"
+        mend = "use required, requisite, sufficient, optional or [value=action …]"
+        yield finding("unknown-control", words, mend)
+    extra = entry.values[2 if entry.how == "@include" else 3 :] if entry.how else ()
+    if extra:
+        words = f"an include has no arguments: {' '.join(extra)} is not read"
+        yield finding("include-arguments", words, "give them in the included file")
+
+
+def _lint_stack(stack, rule_type):
+    """What is wrong with the rules of a type together."""
+    asked, results = _reached(stack, lambda handler: _kinds(handler, rule_type))
+    for index, handler in enumerate(stack):
+        yield from _lint_jumps(stack, index)
+        harmless = _name(handler) in ("pam_deny.so", "pam_permit.so") or handler.substack
+        if index not in asked and not harmless:
+            words = "libpam never comes to this rule: those above end the stack, or jump over it"
+            yield _of(handler, "unreachable", words, "move it up, or remove it")
+    modules = {_name(handler) for handler in stack if not handler.substack}
+    if modules - {"pam_deny.so"} and results.isdisjoint(_GOOD):
+        words = f"whatever the modules answer, {rule_type} never succeeds"
+        mend = "let a module's success count: required, or [success=ok …]"
+        yield _of(stack[0], "never-succeeds", words, mend)
+    _, worst = _reached(stack, lambda handler: _failures(handler, rule_type))
+    refusing = rule_type == "auth" or modules - {"pam_permit.so"}
+    if refusing and not worst.isdisjoint(_GOOD):  # only pam_permit succeeds where all refuse
+        last = [handler for handler in stack if _name(handler) == "pam_permit.so"][-1]
+        words = f"{rule_type} succeeds when every other module refuses: this one says success"
+        mend = "make a module above it required, or let each jump over a requisite pam_deny.so"
+        yield _of(last, "lets-everybody-in", words, mend)
+
+
+def _lint_jumps(stack, index):
+    handler = stack[index]
+    jumps = {action for action in handler.table.values() if isinstance(action, int)}
+    for count in sorted(jumps):
+        _, left = _jumped(stack, index, count)
+        if left:
+            within = "the substack" if handler.level else "the stack"
+            words = f"a jump over {count}, but {within} has {count - left} more: libpam refuses"
+            words += " when it comes to that"
+            mend = f"jump over {count - left} at most" if count > left else "write ok or done"
+            yield _of(handler, "jump-too-far", words, mend)
+
+
+def _lint_factors(stack):
+    """A factor whose success ends the stack above another one is enough alone."""
+    for index, handler in enumerate(stack):
+        end = _leap(stack, index)
+        passed = {_name(other) for other in stack[index + 1 : end]}
+        if _name(handler) in _PASSWORD_MODULES and passed & _CODE_MODULES:
+            words = f"the password alone is enough: {_name(handler)} skips"
+            words += f" {', '.join(sorted(passed & _CODE_MODULES))}"
+            yield _of(handler, "one-factor", words, "put the second factor above it")
+        elif _name(handler) in _CODE_MODULES and passed & _PASSWORD_MODULES:
+            words = f"the code is enough without {', '.join(sorted(passed & _PASSWORD_MODULES))}"
+            mend = (
+                "right if another factor is asked elsewhere: AuthenticationMethods in sshd_config"
+            )
+            yield _of(handler, "code-without-password", words, mend)
+
+
+def _leap(stack, index):
+    """The index that libpam goes on at when this module, asked first, says success."""
+    if stack[index].substack or stack[index].fails:
+        return index + 1
+    return _step(stack, _State(index, stack[index].level, saved=_DEEP), "success")[0].at
+
+
+_DEEP = (("undefined", _MUST_FAIL),) * 17
+
+
+def _lint_google_authenticator(stack, handler):
+    arguments = handler.entry.values[3:]
+    values = dict(argument.partition("=")[::2] for argument in arguments if "=" in argument)
+    unknown = [a for a in arguments if a not in _GOOGLE_WORDS and not _is_google_value(a)]
+    if unknown:
+        words = f"{_GOOGLE} does not know {', '.join(unknown)}: every login fails"
+        yield _of(handler, "unknown-option", words, "take it out")
+    home = re.match(r"~|\$\{HOME\}", values.get("secret", "~"))
+    if "user" in values and home:
+        words = (
+            "a secret below the user's home (the default) cannot be read with user=: every login"
+        )
+        words += " fails"
+        yield _of(handler, "home-with-user", words, "give secret=/FOLDER/${USER}")
+    if values.get("grace_period", "0").strip("0"):
+        words = "grace_period lets the next login from the same address in without a code"
+        yield _of(handler, "grace-period", words, "take it out")
+    if "allow_readonly" in arguments:
+        words = "allow_readonly lets in where a used code cannot be noted: it lets in again"
+        yield _of(handler, "allow-readonly", words, "take it out")
+    if "noskewadj" not in arguments:
+        words = "without noskewadj the module learns a clock that is wrong by up to 12.5 hours"
+        yield _of(handler, "skew", words, "add noskewadj")
+    if "nullok" in arguments:
+        yield from _lint_nullok(stack, handler)
+
+
+def _is_google_value(argument):
+    name, _, value = argument.partition("=")
+    if name == "grace_period":
+        return value.isdigit()
+    if name == "allowed_perm":
+        return bool(re.fullmatch(r"0*[1-7][0-7]*", value))
+    return name in _GOOGLE_VALUES and "=" in argument
+
+
+def _lint_nullok(stack, handler):
+    words = "who has no secret file is not asked for a code"
+    yield _of(handler, "nullok", words, "take nullok out once all have enrolled")
+
+    def says(other):
+        return ["ignore"] if other == handler else _kinds(other, "auth")
+
+    _, results = _reached(stack, says)
+    if results.isdisjoint(_GOOD):
+        action = handler.table["ignore"]
+        words = f"nullok answers PAM_IGNORE, and {handler.entry.control} makes that {action!r}"
+        if action == "ignore":
+            words = "nullok answers PAM_IGNORE, and no other module says success"
+        words += ": who has no secret file is refused"
+        mend = "use [success=done ignore=ignore default=die], and auth required pam_permit.so below"
+        yield _of(handler, "nullok-refuses", words, mend)
+
+
+def _of(handler, *words):
+    return _finding(handler.path, handler.entry, *words)
+
+
+def _reached(stack, says):
+    """``(indexes of what can be asked, results that can be)`` when each rule says any of these"""
+    seen, results = set(), set()
+    states = [_State()]
+    while states:
+        state = states.pop()
+        if state in seen:
+            continue
+        seen.add(state)
+        if state.at == len(stack):
+            results.add(state.result)
+        else:
+            states += [_step(stack, state, answer)[0] for answer in says(stack[state.at])]
+    return {state.at for state in seen}, results
+
+
+def _kinds(handler, rule_type):
+    """Answers of a module that differ in what follows; only one where it has only one."""
+    own = _OWN.get(_name(handler))
+    if handler.fails or handler.substack:
+        return [_MUST_FAIL]
+    if own:
+        return [own(rule_type)]
+    kinds = {
+        (action, answer in _GOOD, answer == "ignore"): answer
+        for answer, action in handler.table.items()
+    }
+    return list(kinds.values())
+
+
+def _failures(handler, rule_type):
+    """The same, of a module that refuses."""
+    answers = [a for a in _kinds(handler, rule_type) if a not in (*_GOOD, "ignore")]
+    return answers or _kinds(handler, rule_type)[:1]
 
 
 # ---- The core: editing -----------------------------------------------------------------------
@@ -1036,6 +1303,100 @@ def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 
             for handler, answer, action in asked
         ],
     }
+
+
+def lint(service, folder=_FOLDER, files=None):
+    """
+    Return what is wrong with a service's stack, and with ``other``, which stands in for it: a list
+    of ``{"file", "line", "severity", "code", "message", "mend"}``.
+
+    ``severity`` is ``error`` (somebody is let in or refused who should not be), ``warning`` or
+    ``info``. ``code`` names the kind: the guide has the table of them, with what libpam says to
+    each. Modules are looked for where ``pam_permit.so`` is; nothing is asked of them.
+
+    service, folder, files
+        As for :py:func:`read`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local pam_stack.lint sshd
+    """
+    source = _Source(folder, files)
+    path, text = source.find(_known_name(service))
+    if text is None:
+        raise CommandExecutionError(f"{path}: there is no such file, so no service {service}")
+    findings = list(_lint_files(source, service))
+    try:
+        reader = source.reader(service)
+    except (CommandExecutionError, _GivesUpError):
+        return findings  # why libpam does not get further is among them
+    for rule_type in _TYPES:
+        stack = reader.stack(rule_type)
+        findings += _lint_stack(stack, rule_type)
+        findings += _lint_modules(stack, _module_folders())
+        if rule_type == "auth":
+            findings += _lint_factors(stack)
+            for handler in stack:
+                if _name(handler) == _GOOGLE:
+                    findings += _lint_google_authenticator(stack, handler)
+    unique = {tuple(finding.values()): finding for finding in findings}
+    return sorted(unique.values(), key=lambda finding: (finding["file"] != path, *finding.values()))
+
+
+def _lint_files(source, service):
+    """Findings in the files that libpam reads, line by line, and in how they include each other."""
+    todo = [(*source.find(name), ()) for name in (service, "other")]
+    seen = set()
+    while todo:
+        path, text, above = todo.pop(0)
+        if text is None or path in seen:
+            continue
+        seen.add(path)
+        for entry in _parse(text):
+            yield from _lint_entry(path, entry, source.debian)
+            if not (entry.active and entry.how and entry.target):
+                continue
+            target, inner = source.find(entry.target, True)
+            if inner is None:
+                words = f"there is no file {target}: " + (
+                    "libpam refuses every request of the service"
+                    if entry.how == "@include"
+                    else "libpam puts a rule here that always fails"
+                )
+                mend = "correct the name, or remove the line"
+                yield _finding(path, entry, "include-missing", words, mend)
+            elif target in (*above, path) or len(above) >= _DEEPEST:
+                words = f"{' → '.join((*above, path, target))}: these include each other: up to"
+                words += (
+                    " Linux-PAM 1.6 the process that asks dies of it, from 1.7 the include fails"
+                )
+                yield _finding(path, entry, "include-loop", words, "take one of them out")
+            todo.append((target, inner, (*above, path)))
+
+
+def _module_folders():
+    """Where libpam looks for modules, as far as that can be told from where pam_permit.so is."""
+    patterns = ("/lib/*/security", "/lib*/security", "/usr/lib/*/security", "/usr/lib*/security")
+    found = (path for pattern in patterns for path in glob.glob(f"{pattern}/pam_permit.so"))
+    return [os.path.dirname(path) for path in found]
+
+
+def _lint_modules(stack, folders):
+    for handler in stack if folders else ():
+        module = handler.entry.target
+        if handler.fails or handler.entry.how or "$" in module:
+            continue
+        if any(os.path.exists(os.path.join(folder, module)) for folder in folders):
+            continue
+        action = handler.table["module_unknown"]
+        if action == "ignore" and (handler.entry.silent or handler.entry.control.startswith("[")):
+            continue  # meant for hosts that have it and for those that have not
+        code = "optional-module-missing" if action == "ignore" else "module-missing"
+        words = f"there is no module {module!r}: libpam takes that as module_unknown ({action})"
+        mend = "install its package, or remove the rule"
+        yield _of(handler, code, words, mend)
 
 
 def plan(service, edits, folder=_FOLDER, files=None):

@@ -5,16 +5,20 @@ answer, evaluate() says what libpam says, after asking the same modules in the s
 ``pam_debug.so`` answers as its arguments tell it, and shows each answer to the conversation.
 """
 
+import os
+import platform
+import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
 from tests.functional.pam import CRASHED, Libpam
-from tests.support import load
+from tests.support import REPO, load
 
 STACKS = 600
 SERVICE = "judge"
@@ -254,3 +258,44 @@ def test_libpam_agrees(libpam, folder, record_property):
     assert counted["stacks"] >= 500
     assert counted["success"] >= 150, counted
     assert counted["abort"] >= 20
+
+
+# ---- What lint finds -------------------------------------------------------------------------
+
+USER = "lintjudge"
+PASSWORD = "right"
+LINT = sorted((REPO / "tests/unit/pam_stack/lint").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def release():
+    """Debian's, as the cases name it."""
+    return platform.freedesktop_os_release()["VERSION_ID"]
+
+
+@pytest.fixture(scope="module")
+def person():
+    """Somebody with a password, and without a secret file."""
+    install = ["apt-get", "-qq", "install", "libpam-google-authenticator"]
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(install, check=True, stdout=subprocess.DEVNULL, env=env)
+    subprocess.run(["useradd", "--create-home", USER], check=True)
+    subprocess.run(["chpasswd"], input=f"{USER}:{PASSWORD}", text=True, check=True)
+    yield USER
+    subprocess.run(["userdel", "--remove", USER], check=True, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("path", LINT, ids=lambda path: path.stem)
+def test_lint(path, libpam, folder, person, release):
+    """The very file of each case, given to libpam; the guide's table has both answers."""
+    case = yaml.safe_load(path.read_text())
+    (folder / SERVICE).write_bytes(case["service"].encode())
+    included = {Path("/etc/pam.d") / name: text for name, text in case.get("files", {}).items()}
+    for place, text in included.items():
+        place.write_text(text)
+    number, _ = libpam.ask("authenticate", SERVICE, folder, person, case.get("password", PASSWORD))
+    for place in included:
+        place.unlink()
+    says = "crash" if number == CRASHED else pam_stack._RETURNS[number]
+    expected = case["libpam"]
+    assert says == (expected if isinstance(expected, str) else expected[release])

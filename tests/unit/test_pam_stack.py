@@ -1,18 +1,24 @@
 """
-PAM stacks, case by case: a file in ``pam_stack/parse`` or ``pam_stack/plan`` is a case.
+PAM stacks, case by case: a file in ``pam_stack/KIND`` is a case.
 
 A case of ``parse`` is the text of a file and the ``entries`` that read() finds in it, without file
 and line. One of ``plan`` is a text, the edits, and the ``new`` text or the ``error``; ``files`` are
-others that it includes, by name.
+others that it includes, by name. One of ``lint`` is the text of a ``service``, what lint ``finds``
+there, and what ``libpam`` says to somebody with a password (``right``, unless ``password`` says
+otherwise) and no secret file, or to each Debian release; the functional tests ask it.
+
+``python -m tests.unit.test_pam_stack`` prints the guide's table of the cases of ``lint``.
 """
 
+import re
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 from salt.exceptions import SaltInvocationError
 
-from tests.support import load
+from tests.support import REPO, load
 
 HERE = Path(__file__).parent / "pam_stack"
 FOLDER = "/etc/pam.d"
@@ -101,3 +107,128 @@ def test_round_trip(path):
         assert not entry.doubt
         assert not entry.cut
         assert not entry.words or not entry.problem
+
+
+STACKS = sorted(path for path in (HERE / "stacks").iterdir())
+
+
+@pytest.mark.parametrize("folder", STACKS, ids=lambda path: path.name)
+@pytest.mark.parametrize("password", ["success", "auth_err"])
+def test_other_distributions(folder, password, monkeypatch):
+    """Their sshd stacks let in with a password, and not without; nothing is wrong with them."""
+    monkeypatch.setattr(pam_stack, "__grains__", {"os_family": "RedHat"})
+    monkeypatch.setattr(pam_stack, "_module_folders", list)
+    modules = {rule.get("module") for rule in pam_stack.effective("sshd", "auth", str(folder))}
+    answers = dict.fromkeys(modules - {"pam_deny.so", None}, "success")
+    failing = {
+        "pam_unix.so": password,
+        "pam_sss.so": password,
+        "pam_systemd_home.so": "module_unknown",
+        # What it answers to authfail
+        "pam_faillock.so": "success" if password == "success" else "auth_err",
+    }
+    said = pam_stack.evaluate("sshd", "auth", answers | failing, str(folder))
+    assert (said["result"] == "success") == (password == "success")
+    assert pam_stack.lint("sshd", str(folder)) == []
+
+
+# ---- lint --------------------------------------------------------------------------------------
+
+LINT = sorted((HERE / "lint").glob("*.yaml"))
+MODULES = "debug deny google_authenticator permit unix".split()
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """The modules of a host, so that the one of this machine does not matter."""
+    for name in MODULES:
+        (tmp_path / f"pam_{name}.so").touch()
+    monkeypatch.setattr(pam_stack, "_module_folders", lambda: [str(tmp_path)])
+
+
+def lint(case):
+    files = overlay(case["service"], case.get("files", {}))
+    return pam_stack.lint("service", files=files)
+
+
+def shown(finding):
+    """What a case says of a finding; where it is, if not in the service's own file."""
+    place = Path(finding["file"]).name
+    known = {key: finding[key] for key in ("line", "severity", "code")}
+    return known if place == "service" else {"in": place, **known}
+
+
+@pytest.mark.parametrize("path", LINT, ids=lambda path: path.stem)
+def test_lint(path, modules):
+    case = yaml.safe_load(path.read_text())
+    found = lint(case)
+    assert [shown(finding) for finding in found] == case["finds"]
+    assert all(finding["message"] and finding["mend"] for finding in found)
+
+
+# ---- The guide's table -------------------------------------------------------------------------
+
+TABLE = REPO / "docs/guide/_lint_pam.md"
+
+
+def table():
+    """What lint finds and what libpam says, of each case, as the guide has it."""
+    rows = [
+        "<!-- Made by python -m tests.unit.test_pam_stack from tests/unit/pam_stack/lint. -->",
+        "| The file | What `pam_stack.lint` finds | What libpam says |",
+        "|---|---|---|",
+    ]
+    for path in LINT:
+        case = yaml.safe_load(path.read_text())
+        found = "<br>".join(map(told, lint(case))) or "nothing"
+        rows.append(f"| {case['about']}:<br>{written(case)} | {found} | {said(case['libpam'])} |")
+    return "\n".join(rows) + "\n"
+
+
+def written(case):
+    texts = [("", case["service"]), *case.get("files", {}).items()]
+    return "<br>".join(
+        (f"in `{name}`:<br>" if name else "") + "<br>".join(map(code, text.split("\n")[:-1]))
+        for name, text in texts
+    )
+
+
+def code(line):
+    """A line in a table: control characters named, what is long cut short."""
+    line = re.sub(r"(x{20})x+", r"\1…", line).replace("\r", "␍").replace("|", "\\|")
+    return f"`{line}`" if line.strip() else ""
+
+
+def told(finding):
+    place = shown(finding).get("in", "line")
+    message = finding["message"].replace(f"{FOLDER}/", "").replace("|", "\\|")
+    return f"{place} {finding['line']}, {finding['severity']} `{finding['code']}`: {message}"
+
+
+def said(libpam):
+    if isinstance(libpam, dict):
+        return "<br>".join(f"Debian {release}: {said(word)}" for release, word in libpam.items())
+    return "the process dies" if libpam == "crash" else f"`{libpam}`"
+
+
+def test_the_table_of_the_guide(modules):
+    assert TABLE.read_text() == table(), "run: python -m tests.unit.test_pam_stack"
+
+
+def test_no_finding_without_a_case(modules):
+    """Each kind was given to libpam; but what is wrong elsewhere only cannot be, on Debian."""
+    codes = {finding["code"] for path in LINT for finding in lint(yaml.safe_load(path.read_text()))}
+    assert codes | {"at-include"} == set(pam_stack._SEVERITIES)
+
+
+def test_at_include_is_debians(modules, monkeypatch):
+    monkeypatch.setattr(pam_stack, "__grains__", {"os_family": "RedHat"})
+    found = lint({"service": "@include common-auth\nauth required pam_permit.so\n"})
+    assert ("at-include", 1) in [(finding["code"], finding["line"]) for finding in found]
+
+
+if __name__ == "__main__":
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        loader.__wrapped__(patch)
+        modules.__wrapped__(Path(folder), patch)
+        print(table(), end="")
