@@ -63,7 +63,7 @@ _WITHOUT_EFFECT = set(
     " rhostsrsaauthentication rsaauthentication serverkeybits uselogin useprivilegeseparation"
     " verifyreversemapping".split()
 )
-# SSHCFG_GLOBAL: refused in a Match block. (Subsystem was one of them before OpenSSH 9.5.)
+# SSHCFG_GLOBAL: refused in a Match block
 _GLOBAL = set(
     "addressfamily ciphers compression debianbanner fingerprinthash gssapicleanupcredentials"
     " gssapikexalgorithms gssapikeyexchange gssapistorecredentialsonrekey"
@@ -100,7 +100,7 @@ _ADDS_UP = set(
 _WHOLE_LINE = set(
     "authorizedkeyscommand authorizedprincipalscommand forcecommand versionaddendum".split()
 )
-# No look at what was set before (and PerSourceMaxStartups before OpenSSH 9.5)
+# No look at what was set before
 _LAST_WINS = set(
     "fingerprinthash ipqos maxstartups persourcenetblocksize streamlocalbindmask".split()
 )
@@ -507,9 +507,18 @@ def _settings(line):
     return [("", [" ".join(arguments)])]
 
 
+def _only_global(release):
+    """Keywords that are refused in a Match block."""
+    return _GLOBAL | ({"subsystem"} if release < (9, 5) else set())
+
+
+def _last_wins(release):
+    return _LAST_WINS | ({"persourcemaxstartups"} if release < (9, 5) else set())
+
+
 def _decide(lines, release):
     """``{(keyword, part): [(line, value), …]}`` of what is set by lines that are in force."""
-    last_wins = _LAST_WINS | ({"persourcemaxstartups"} if release < (9, 5) else set())
+    last_wins = _last_wins(release)
     decided = {}
     for line in lines:
         for part, values in _settings(line):
@@ -548,7 +557,7 @@ def _evaluate(lines, who, version):
         ]
 
     decided = _decide(holding({}), release)
-    only_global = _GLOBAL | ({"subsystem"} if release < (9, 5) else set())
+    only_global = _only_global(release)
     inside = [line for line in holding(who) if line.match and line.name not in only_global]
     for (name, part), values in _decide(inside, release).items():
         if part and name == "subsystem":
@@ -564,6 +573,347 @@ def _release_of(version):
     """``(9, 2)`` of ``OpenSSH_9.2p1 Debian-2``."""
     major, minor = re.match(r"OpenSSH_(\d+)\.(\d+)", version).groups()
     return int(major), int(minor)
+
+
+# ---- The core: what sshd takes, and does not mean what it says ---------------------------------
+
+
+@dataclass(frozen=True)
+class _Host:
+    """What lint has to know of a host beside the files."""
+
+    version: str
+    known: frozenset  # keywords that this sshd knows
+    socket: bool = False  # systemd listens in its place
+    is_user: object = lambda name: True
+    is_group: object = lambda name: True
+
+    @property
+    def release(self):
+        return _release_of(self.version)
+
+
+def _finding(line, code, message, mend):
+    return {
+        "file": line.file,
+        "line": line.number,
+        "code": code,
+        "message": message,
+        "mend": mend,
+    }
+
+
+def _conditions(match):
+    """As sshd_config(5) writes them: ``User sean LocalPort 22``."""
+    spelled = {"localaddress": "LocalAddress", "localport": "LocalPort", "rdomain": "RDomain"}
+    return " ".join(
+        f"{spelled.get(name, name.capitalize())} {patterns}" if patterns else name
+        for name, patterns in match
+    )
+
+
+def _blocks(lines, release):
+    """
+    ``(conditions, {keyword: [(line, value), …]})`` of the global part and of each Match block: what
+    is in force for a connection for which these conditions hold, and no others.
+    """
+    for match in dict.fromkeys([(), *(line.match for line in lines)]):
+        inside = [line for line in lines if line.match and set(line.match) <= set(match)]
+        outside = [line for line in lines if not line.match]
+        decided = {**_decide(outside, release), **_decide(inside, release)}
+        yield match, {name: values for (name, _), values in decided.items()}
+
+
+def _words_of(block, name, default):
+    return block[name][0][1].split() if name in block else [default]
+
+
+def _says(block, name, default):
+    return _words_of(block, name, default)[0].lower()
+
+
+def _lint_keywords(lines, host):
+    """Keywords that this sshd does not know, that do nothing, or that may not stand there."""
+    only_global = _only_global(host.release)
+    for line in lines:
+        if line.name in _WITHOUT_EFFECT:
+            message = f"{line.keyword} has had no effect for years"
+            yield _finding(line, "obsolete", message, "take the line away")
+        elif line.name not in host.known:
+            message = (
+                f"{line.keyword}: {host.version} does not know this keyword and will not start"
+            )
+            yield _finding(line, "unknown-keyword", message, "correct it, or take the line away")
+        elif line.name in only_global and line.match:
+            message = (
+                f"{line.keyword} is not allowed in a Match block, and this one"
+                f" ({_conditions(line.match)}) goes on to the end of its file; sshd will not start"
+            )
+            yield _finding(line, "global-in-match", message, "move it above the first Match")
+
+
+def _lint_shadowed(lines, host):
+    """Settings that another line beats: sshd takes the first."""
+    for line, winner in _losing(lines, None, host.release):
+        alias = "" if line.keyword.lower() == winner.keyword.lower() else f", as {winner.keyword}"
+        yield _finding(
+            line,
+            "shadowed",
+            f"{line.keyword} has no effect: {winner.file}:{winner.number} decides it{alias}",
+            "take one of the two away; in a drop-in, choose a name that sorts before",
+        )
+
+
+def _lint_swallowed(lines, host):
+    """Lines that look global and stand in a Match block, which goes on to the end of the file."""
+    indented = {}  # of the block in each file: whether its first line is
+    for line in lines:
+        moved_in = line.text[:1] in " \t"
+        if line.name == "match":
+            indented[line.file] = None
+        elif line.match and indented.get(line.file) is None and line.file in indented:
+            indented[line.file] = moved_in
+        elif line.name in _only_global(host.release):
+            continue  # refused there, and said so
+        elif line.match and indented.get(line.file) and not moved_in:
+            yield _finding(
+                line,
+                "swallowed",
+                f"{line.keyword} belongs to the Match block above ({_conditions(line.match)}),"
+                " whatever its indentation says: for others it is not set",
+                "move it above the first Match, or write Match all above it",
+            )
+
+
+def _lint_conditions(lines, host):
+    """Match blocks that hold for nobody."""
+    exists = {"user": host.is_user, "group": host.is_group}
+    for line in (line for line in lines if line.name == "match"):
+        for name, patterns in line.match:
+            if patterns is None:
+                continue
+            condition = f"Match {_conditions([(name, patterns)])}"
+            positive = [each for each in patterns.split(",") if not each.startswith("!")]
+            if name not in ("localport", "version") and not positive:
+                message = (
+                    f"Match {name} {patterns} holds for nobody: there is only what is excluded"
+                )
+                yield _finding(line, "never-holds", message, f"write Match {name} *,{patterns}")
+            if (
+                name in exists
+                and positive
+                and not any(re.search("[*?]", each) or exists[name](each) for each in positive)
+            ):
+                message = f"{condition} holds for nobody: there is no such {name}"
+                mend = f"correct the name, or create the {name} first"
+                yield _finding(line, f"unknown-{name}", message, mend)
+
+
+_SWITCHES = {
+    "gssapi-with-mic": ("gssapiauthentication", "no"),
+    "hostbased": ("hostbasedauthentication", "no"),
+    "keyboard-interactive": ("kbdinteractiveauthentication", "yes"),
+    "password": ("passwordauthentication", "yes"),
+    "publickey": ("pubkeyauthentication", "yes"),
+}
+
+
+def _switched_off(block, methods):
+    """What keeps a list of methods from ever being completed, as ``KEYWORD VALUE``."""
+    for method in methods.split(","):
+        name, _, device = method.partition(":")
+        keyword, default = _SWITCHES.get(name, ("", "yes"))
+        if _says(block, keyword, default) == "no":
+            return f"{keyword} no"
+        # auth2_pam is the only device of keyboard-interactive that Linux has
+        pam = device == "pam" or name == "keyboard-interactive"
+        if pam and _says(block, "usepam", "no") == "no":
+            return "usepam no"
+    return None
+
+
+def _lint_methods(lines, host):
+    """AuthenticationMethods that ask for less, or for more, than they seem to."""
+    for match, block in _blocks(lines, host.release):
+        if "authenticationmethods" not in block:
+            continue
+        line, value = block["authenticationmethods"][0]
+        lists = value.split()
+        where = f" in Match {_conditions(match)}" if match else ""
+        if len(lists) > 1 and any("," not in each for each in lists) and line.match == match:
+            alone = " or ".join(each for each in lists if "," not in each)
+            message = f"a space means or: {alone} alone lets in"
+            yield _finding(line, "one-factor", message, f"write {','.join(lists)}, with a comma")
+        off = [None if each == "any" else _switched_off(block, each) for each in lists]
+        if all(off):
+            message = f"nobody can log in{where}: {value} needs what {off[0]} switches off"
+            mend = f"write {off[0].removesuffix('no')}yes there, or other methods"
+            yield _finding(line, "unsatisfiable", message, mend)
+        elif any(off):
+            each, why = next(pair for pair in zip(lists, off, strict=True) if pair[1])
+            message = f"{each} cannot be completed{where}: {why}"
+            yield _finding(line, "method-off", message, "take that list away")
+
+
+def _lint_crashes(lines, host):
+    """What makes sshd end a connection of its own accord (both tried)."""
+    if host.release < (9, 7):
+        asked = [line for line in lines if line.name == "authenticationmethods" and line.match]
+        for line in asked:
+            if line.arguments[:1] == ("any",) and line is not asked[0]:
+                yield _finding(
+                    line,
+                    "any-refuses",
+                    f"sshd before 9.7 ends the connections to which {asked[0].file}:"
+                    f"{asked[0].number} applies, since it sees any after another list",
+                    "write the methods themselves for any",
+                )
+    if host.release >= (9, 5):
+        outside = {part for line in lines if not line.match for part, _ in _subsystems(line)}
+        for line in lines:
+            if line.match and _subsystems(line) and not outside:
+                yield _finding(
+                    line,
+                    "subsystem-crash",
+                    "sshd crashes for those to whom the block applies, since there is no Subsystem"
+                    " outside of Match blocks",
+                    "write a Subsystem above the first Match, too",
+                )
+
+
+def _subsystems(line):
+    return _settings(line) if line.name == "subsystem" else []
+
+
+#: What DisableForwarding closes, and what else closes it (session.c, serverloop.c)
+_FORWARDING = {
+    "TCP": lambda block: (
+        _says(block, "allowtcpforwarding", "yes") != "no"
+        and ("permitopen" not in block or "permitlisten" not in block)
+    ),
+    "sockets": lambda block: _says(block, "allowstreamlocalforwarding", "yes") != "no",
+    "the agent": lambda block: _says(block, "allowagentforwarding", "yes") != "no",
+    "X11": lambda block: _says(block, "x11forwarding", "no") != "no",
+    "tunnels": lambda block: _says(block, "permittunnel", "no") != "no",
+}
+
+
+def _lint_forwarding(lines, host):
+    """A forced command stops commands, not what goes through the connection."""
+    for match, block in _blocks(lines, host.release):
+        forced = block.get("forcecommand", [(None, "none")])[0]
+        if forced[1].lower() == "none" or forced[0].match != match:
+            continue
+        if _says(block, "disableforwarding", "no") == "yes":
+            continue
+        open_ = [name for name, is_open in _FORWARDING.items() if is_open(block)]
+        if open_:
+            message = f"whoever is forced to this command can still forward {', '.join(open_)}"
+            mend = "add DisableForwarding yes, or PermitOpen and PermitListen with what is wanted"
+            yield _finding(forced[0], "forwarding-open", message, mend)
+
+
+def _lint_places(lines, host):
+    """PermitOpen and PermitListen take a name literally, or ``*`` for all."""
+    for line in lines:
+        for place in line.arguments if line.name in ("permitopen", "permitlisten") else ():
+            name = place.rpartition(":")[0]
+            if name != "*" and re.search("[*?]", name):
+                message = f"{line.keyword} {place} is never met: {name} is taken literally"
+                yield _finding(line, "never-met", message, "name each host, or write * for all")
+
+
+def _lint_socket(lines, host):
+    """systemd listens where its socket unit says."""
+    for line in lines:
+        if host.socket and line.name in ("port", "listenaddress", "addressfamily"):
+            message = f"{line.keyword} has no effect: systemd listens in sshd's place"
+            mend = "set ListenStream= of the socket unit, or disable it for ssh.service"
+            yield _finding(line, "socket", message, mend)
+
+
+def _shut_out(user, who, decided):
+    """The line that refuses a user, in the order of allowed_user() in auth.c, or None."""
+    account = {"host": who.get("host"), "address": who.get("address")}
+
+    def named(values):
+        return next((line for line, value in values if _user_matches(user, value, account)), None)
+
+    def grouped(values):
+        return next((line for line, value in values if _in_group(user, value)), None)
+
+    for name, test in (("users", named), ("groups", grouped)):
+        denied = test(decided.get(f"deny{name}", []))
+        if denied:
+            return denied
+        allowed = decided.get(f"allow{name}")
+        if allowed and not test(allowed):
+            return allowed[0][0]
+    return None
+
+
+def _user_matches(user, pattern, who):
+    """match_user()."""
+    name, at, place = pattern.rpartition("@")
+    if not at:
+        return _pattern(user, pattern)
+    if not _pattern(user, name) or not who["address"]:
+        return False
+    address, host = _address_list(who["address"], place), who["host"] or who["address"]
+    named = _pattern_list(host.lower(), place.lower())
+    return -1 not in (address, named) and 1 in (address, named)
+
+
+def _lint_people(lines, host, people, who):
+    """Those who are to get in, and do not."""
+    for user in people:
+        decided = _evaluate(lines, {**who, "user": user}, host.version)
+        line = _shut_out(user, who, decided)
+        if line:
+            message = f"{user} is shut out by {line.keyword}"
+            mend = "add the user or one of their groups" if "allow" in line.name else "name others"
+            yield _finding(line, "shut-out", message, mend)
+
+
+_LINTS = (
+    _lint_keywords,
+    _lint_shadowed,
+    _lint_swallowed,
+    _lint_conditions,
+    _lint_methods,
+    _lint_crashes,
+    _lint_forwarding,
+    _lint_places,
+    _lint_socket,
+)
+
+
+def _lint(config, files, host, people=(), who=None):
+    """Findings, in the order of the lines."""
+    try:
+        lines = list(_lines(config, files, host.release))
+    except _BadLineError as err:
+        mend = "correct the line: sshd will not start with it"
+        return [{**err.finding, "code": "refused", "mend": mend}]
+    found = [finding for rule in _LINTS for finding in rule(lines, host)]
+    found += _lint_people(lines, host, people, who or {})
+    read = {line.file: at for at, line in reversed(list(enumerate(lines)))}
+    found += _lint_not_read(config, files, set(read).union(*(line.included for line in lines)))
+    unique = {tuple(finding.values()): finding for finding in found}
+    return sorted(unique.values(), key=lambda each: (read.get(each["file"], -1), each["line"]))
+
+
+def _lint_not_read(config, files, read):
+    """Files that lie where drop-ins lie, and that no Include names."""
+    for path in files.glob(f"{config}.d/*.conf"):
+        if path not in read:
+            yield {
+                "file": path,
+                "line": 1,
+                "code": "not-read",
+                "message": f"no Include names this file: {config} has none for {config}.d",
+                "mend": f"write Include {config}.d/*.conf above the first keyword of {config}",
+            }
 
 
 # ---- The core: changes -----------------------------------------------------------------------
@@ -594,10 +944,11 @@ def _with_lines(text, at, new):
 
 def _losing(lines, path, release):
     """
-    ``[(line of a file, line that decides instead), …]``, among lines under the same conditions.
+    ``[(line, line that decides instead), …]`` among lines under the same conditions; with a path,
+    of that file's lines and against other files' only.
     """
-    last_wins = _LAST_WINS | ({"persourcemaxstartups"} if release < (9, 5) else set())
-    winners, ours = {}, []
+    last_wins = _last_wins(release)
+    winners, others = {}, []
     for line in lines:
         for part, values in _settings(line):
             if line.name in _ADDS_UP:
@@ -605,12 +956,12 @@ def _losing(lines, path, release):
             key = (line.match, line.name, part)
             if key not in winners or line.name in last_wins:
                 winners[key] = (line, values)
-            if line.file == path:
-                ours.append((key, line, values))
+            others.append((key, line, values))
     return [
         (line, winners[key][0])
-        for key, line, values in ours
-        if winners[key][0].file != path and winners[key][1] != values
+        for key, line, values in others
+        if winners[key][1] != values
+        and (path is None or (line.file == path and winners[key][0].file != path))
     ]
 
 
@@ -659,6 +1010,61 @@ def _plan_absent(path, config, overlay):
             rest = [*pieces[:at], *pieces[at + 2 :]]
             return "".join(piece.removeprefix(moved) for piece in rest)
     return main
+
+
+def _wanted_lines(keyword, value):
+    """The lines of a keyword; ``None`` for none. A list is one line a value where they add up."""
+    if value is None:
+        return []
+    words = [
+        {True: "yes", False: "no"}.get(each, str(each)) if isinstance(each, bool) else str(each)
+        for each in (value if isinstance(value, (list, tuple)) else [value])
+    ]
+    if not re.fullmatch("[A-Za-z0-9]+", str(keyword)) or any(not word.strip() for word in words):
+        raise SaltInvocationError(f"{keyword}: {value}: expected a keyword, and what it is to be")
+    if any(re.search(r"[\n\r\0]", word) for word in words):
+        raise SaltInvocationError(f"{keyword}: a value cannot contain a line break")
+    if _canonical(keyword) not in _ADDS_UP | {"subsystem"}:
+        words = [" ".join(words)]
+    return [f"{keyword} {word}" for word in words]
+
+
+def _set(text, keyword, wanted, match, release, on_top=False):
+    """
+    A text in which a keyword has just the wanted lines, in the global part or in the Match block
+    of the given conditions: changed in place, else put where they win in their file.
+    """
+    if match and match not in [line.match for line in _own(text, release)]:
+        end = "" if not text or text.endswith("\n") else "\n"
+        block = "".join(f"    {line}\n" for line in wanted)
+        return f"{text}{end}Match {_conditions(match)}\n{block}" if wanted else text
+    there = [line for line in _own(text, release) if line.match == match]
+    old = [line for line in there if line.name == _canonical(keyword)]
+    if [_parse(line.text, release)[:2] for line in old] == [
+        _parse(line, release)[:2] for line in wanted
+    ] and not (on_top and old):
+        return text
+    pieces = _pieces(text)
+    for line in reversed(old):
+        pieces.pop(line.number - 1)
+    if old and not on_top:
+        at, model = old[0].number - 1, old[0].text
+    elif match:
+        at, model = there[-1].number, there[-1].text if len(there) > 1 else "    "
+    else:
+        at, model = _first("".join(pieces), release), ""
+    indentation = re.match(r"[ \t]*", model)[0]
+    return _with_lines("".join(pieces), at, [f"{indentation}{line}" for line in wanted])
+
+
+def _own(text, release):
+    """The lines of one text, no Include followed."""
+    return list(_lines("/", _OneFile({"/": text}), release))
+
+
+class _OneFile(_Files):
+    def glob(self, pattern):
+        return []
 
 
 # ---- The shell: ask the host -----------------------------------------------------------------
@@ -951,6 +1357,178 @@ def _listening(unit):
     return re.findall(r"^Listen=(\S+:[0-9]+) \(Stream\)$", answer, re.MULTILINE)
 
 
+def lint(config=CONFIG, files=None, users=None, service="ssh", **connection):
+    """
+    Return what is wrong or does not mean what it seems to: ``[{"file", "line", "code", "message",
+    "mend"}, …]``, none where all is well. Codes are those of the table in the guide.
+
+    config, files
+        As for :py:func:`read`.
+
+    users
+        Accounts that are to get in: named where AllowUsers, DenyUsers, AllowGroups or DenyGroups
+        shut them out. Default: none
+
+    service
+        As for :py:func:`ports`.
+
+    connection
+        Where ``users`` come from: ``address``, ``host`` and so on, as for :py:func:`values`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.lint users='[sean]'
+    """
+    host = _Host(
+        _version(),
+        frozenset(keywords()),
+        bool(_listening(f"{service}.socket")),
+        _is_user,
+        _is_group,
+    )
+    found = _lint(config, _Files(files), host, users or (), _who(connection))
+    try:
+        _ask(["-t"], config, files)
+    except CommandExecutionError as err:
+        if not any(finding["code"] in _REFUSED for finding in found):
+            place = re.search(r"(?P<file>/[^\s:]+)(?: line |:)(?P<line>[0-9]+)", str(err))
+            where = {"file": config, "line": 1, **(place.groupdict() if place else {})}
+            mend = "correct it: sshd will not start"
+            found.append({**where, "code": "refused", "message": str(err), "mend": mend})
+            found[-1]["line"] = int(found[-1]["line"])
+    return found
+
+
+#: Findings for which sshd refuses the files
+_REFUSED = ("refused", "unknown-keyword", "global-in-match")
+
+
+def _is_user(name):
+    try:
+        return bool(pwd.getpwnam(name))
+    except KeyError:
+        return False
+
+
+def _is_group(name):
+    try:
+        return bool(grp.getgrnam(name))
+    except KeyError:
+        return False
+
+
+def plan_options(path, options, match=None, config=CONFIG, files=None):
+    """
+    Return what must be written so that keywords have these values: ``{path: text}``, as
+    :py:func:`plan_drop_in`. Lines that are there are changed in place; new ones go above the first
+    keyword of the file, where they win, or to the end of the Match block.
+
+    path
+        The file for the lines: the main file, or a drop-in, which need not be there yet.
+
+    options
+        ``{keyword: value}``: text as sshd_config(5) has it, a number, true or false, a list of
+        these. ``None``: no such line in the file, so that sshd's default holds unless another
+        file says otherwise.
+
+    match
+        Conditions of the Match block that the lines are for, such as ``Group sftp``; it is made at
+        the end of the file where there is none with these conditions. Default: none, the global
+        part
+
+    config, files
+        As for :py:func:`read`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.plan_options /etc/ssh/sshd_config '{X11Forwarding: false}'
+    """
+    release = _release_of(_version())
+    try:
+        criteria = tuple(_criteria(match, release)) if match else ()
+        return _plan_options(path, options, criteria, config, files, release)
+    except _BadLineError as err:
+        raise CommandExecutionError(f"{err}; sshd refuses the file. Nothing was changed") from None
+    except ValueError as err:
+        raise SaltInvocationError(f"{path}: {err}. Nothing was changed") from None
+
+
+def _plan_options(path, options, criteria, config, files, release):
+    before = _Files(files)
+    old = before.text(path) if before.exists(path) else ""
+    new = old
+    for keyword, value in options.items():
+        new = _set(new, keyword, _wanted_lines(keyword, value), criteria, release)
+    if path != config:
+        return plan_drop_in(path, new, config, files) if new or old else {}
+    overlay = {**(files or {}), config: new}
+    for line, _ in _losing(list(_lines(config, _Files(overlay), release)), config, release):
+        wanted = {_canonical(keyword): keyword for keyword in options}
+        if line.name in wanted and not line.match:  # an Include above it says otherwise
+            keyword = wanted[line.name]
+            new = _set(new, keyword, _wanted_lines(keyword, options[keyword]), (), release, True)
+    return {config: new} if new != old else {}
+
+
+def apply(plan, config=CONFIG):
+    """
+    Write a plan, and return how the files change: ``{path: unified diff}``.
+
+    The real sshd judges the plan before anything is written, and the files after; when it refuses
+    them, or a file cannot be written, all are as they were and a CommandExecutionError says why.
+    sshd is not reloaded.
+
+    plan
+        ``{path: text, or None to remove the file}``, from a function that plans.
+
+    config
+        The main file. Default: ``/etc/ssh/sshd_config``
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.apply '{/etc/ssh/sshd_config.d/x.conf: "UsePAM yes"}'
+    """
+    old = {path: __salt__["root_file.read"](path) for path in plan}
+    changes = differences(plan)
+    effective(config, plan)
+    written = []
+    try:
+        for path, text in plan.items():
+            written.append(path)
+            __salt__["root_file.write"](path, text)
+        effective(config)
+    except (CommandExecutionError, OSError) as err:
+        for path in reversed(written):
+            __salt__["root_file.write"](path, old[path])
+        raise CommandExecutionError(f"{err}. Everything was put back") from None
+    return changes
+
+
+def differences(plan):
+    """
+    Return how the files would change: ``{path: unified diff}``.
+
+    plan
+        ``{path: text, or None}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local sshd_config.differences '{/etc/ssh/sshd_config.d/x.conf: "UsePAM yes"}'
+    """
+    return {
+        path: __salt__["root_file.diff"](path, __salt__["root_file.read"](path), text)
+        for path, text in plan.items()
+    }
+
+
 def plan_drop_in(path, text, config=CONFIG, files=None):
     """
     Return what must be written so that a drop-in is there and wins: ``{path: text}``, in an order
@@ -959,14 +1537,14 @@ def plan_drop_in(path, text, config=CONFIG, files=None):
     The main file is among it where it does not include the drop-in (a marked ``Include`` of just
     this file is put above the first keyword: other files of the folder stay as dead as they are),
     or only inside a Match block, or below a line that decides otherwise (that ``Include`` moves
-    above the first keyword). Where a line still beats the drop-in's, a CommandExecutionError names
-    both. Lines that add up, such as ``Port``, beat nothing.
+    above the first keyword, and leaves a comment where it stood). Where a line still beats the
+    drop-in's, a CommandExecutionError names both. Lines that add up, as ``Port``, beat nothing.
 
     path
         The drop-in, an absolute path.
 
     text
-        Its text; ``None`` for no drop-in, and no marked ``Include`` any more.
+        Its text; ``None`` for no drop-in, no marked ``Include``, and a moved one where it was.
 
     config, files
         As for :py:func:`read`.
