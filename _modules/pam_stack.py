@@ -779,7 +779,7 @@ def _failures(handler, rule_type):
 _WHERE = ("before", "after", "at")
 _RULE_KEYS = {"type", "control", "module", "arguments", "silent"}
 _INCLUDE_KEYS = {"include", "type", "how"}
-_SELECTOR_KEYS = {"type", "module", "control", "arguments", "include"}
+_SELECTOR_KEYS = {"type", "module", "control", "arguments", "include", "line"}
 
 
 class _File:
@@ -817,7 +817,10 @@ class _File:
         found = [
             index
             for index, entry in enumerate(self.entries)
-            if entry.words and entry.commented == commented and _selects(selector, entry)
+            if entry.words
+            and entry.commented == commented
+            and selector.get("line", entry.line) == entry.line
+            and _selects(selector, entry)
         ]
         if len(found) == 1:
             return found[0]
@@ -826,7 +829,7 @@ class _File:
         if found:
             raise _wrong(
                 f"{self.path}: {len(found)} rules are {_shown(selector)}, at lines {lines};"
-                " say type, control or arguments, too"
+                " say type, control, arguments or line, too"
             )
         raise _wrong(f"{self.path}: no {kind} is {_shown(selector)}{self._hint(selector)}")
 
@@ -902,7 +905,7 @@ def _selects(selector, entry):
         module in (None, entry.target, PurePosixPath(entry.target or "").name)
         and selector.get("type", entry.type) == entry.type
         and _same_control(selector.get("control", entry.control), entry.control)
-        and set(selector.get("arguments", ())) <= set(entry.values[3:])
+        and set(_arguments(selector)) <= set(entry.values[3:])
     )
 
 
@@ -921,7 +924,7 @@ def _line_of(rule):
     if problem:
         raise _wrong(f"{text!r}: {problem}")
     if isinstance(rule, dict) and "module" in rule:
-        meant = (rule["module"], *map(str, rule.get("arguments", ())))
+        meant = (rule["module"], *_arguments(rule))
         if entry.values[2:] != meant:
             raise _wrong(f"{text!r}: a PAM stack cannot say these arguments: {meant[1:]}")
     return text + "\n"
@@ -935,13 +938,20 @@ def _rendered(rule):
         head = (
             f"{'-' if rule.get('silent') else ''}{rule['type']} {rule.get('control', 'required')}"
         )
-        return " ".join([head, rule["module"], *map(_quoted, rule.get("arguments", ()))])
+        return " ".join([head, str(rule["module"]), *map(_quoted, _arguments(rule))])
     raise _wrong(f"{rule!r} is no rule; give its line, or {', '.join(sorted(_RULE_KEYS))}")
 
 
-def _quoted(argument):
+def _arguments(data, key="arguments", default=()):
+    """Arguments that somebody gave, as texts: YAML makes numbers of some."""
+    given = data.get(key, default)
+    if not isinstance(given, (list, tuple)):
+        raise _wrong(f"{key}: {given!r} is no list; write [{given}]")
+    return [str(argument) for argument in given]
+
+
+def _quoted(text):
     """An argument as it is written: in brackets where there are blanks in it."""
-    text = str(argument)
     if text and not re.search(r"[ \t]|^\[", text):
         return text
     return "[" + text.replace("]", "\\]") + "]"
@@ -969,10 +979,12 @@ def _type_of(lines):
 def _change(file, edit):
     at = file.find(edit["change"])
     entry = file.entries[at]
+    if entry.how or entry.target is None:
+        raise _wrong(f"{file.path}:{entry.line}: this is no rule to change; remove it, and add one")
     old = list(entry.values[3:])
-    new = [str(argument) for argument in edit.get("arguments", old)]
-    new = [argument for argument in new if argument not in edit.get("remove_arguments", ())]
-    new += [argument for argument in edit.get("add_arguments", ()) if argument not in new]
+    gone = _arguments(edit, "remove_arguments")
+    new = [word for word in _arguments(edit, default=old) if word not in gone]
+    new += [word for word in _arguments(edit, "add_arguments") if word not in new]
     text = entry.text
     if new != old:
         text = _with_arguments(entry, old, new)
@@ -1428,9 +1440,10 @@ def plan(service, edits, folder=_FOLDER, files=None):
         ``required``), ``arguments``, ``silent``; or ``include`` with ``type`` and ``how``.
 
         A *selector* is a mapping: ``module`` (a name without a folder means any), ``type``,
-        ``control``, ``arguments`` (these and maybe more), or ``include``; or a text, a module's
-        name or ``@include NAME``. It must fit exactly one rule. Else, and wherever libpam would
-        not read what is meant: SaltInvocationError that names file and lines.
+        ``control``, ``arguments`` (these and maybe more), ``line`` (when the edit's turn comes), or
+        ``include``; or a text, a module's name or ``@include NAME``. It must fit exactly one rule.
+        Else, and wherever libpam would not read what is meant: SaltInvocationError that names file
+        and lines.
 
     service, folder, files
         As for :py:func:`read`. A file that the distribution has in ``/usr/lib/pam.d`` is copied
