@@ -1392,7 +1392,8 @@ def lint(config=CONFIG, files=None, users=None, service="ssh", **connection):
     try:
         _ask(["-t"], config, files)
     except CommandExecutionError as err:
-        if not any(finding["code"] in _REFUSED for finding in found):
+        unsatisfiable = "AuthenticationMethods cannot be satisfied" in str(err)
+        if not unsatisfiable and not any(finding["code"] in _REFUSED for finding in found):
             place = re.search(r"(?P<file>/[^\s:]+)(?: line |:)(?P<line>[0-9]+)", str(err))
             where = {"file": config, "line": 1, **(place.groupdict() if place else {})}
             mend = "correct it: sshd will not start"
@@ -1500,8 +1501,8 @@ def apply(plan, config=CONFIG):
     written = []
     try:
         for path, text in plan.items():
-            written.append(path)
             __salt__["root_file.write"](path, text)
+            written.append(path)
         effective(config)
     except (CommandExecutionError, OSError) as err:
         for path in reversed(written):

@@ -1,0 +1,321 @@
+"""States and functions of sshd_config on a real host, with its real sshd and systemd."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.unit import test_sshd_config as unit
+
+CONFIG = Path("/etc/ssh/sshd_config")
+FOLDER = Path("/etc/ssh/sshd_config.d")
+DROP_IN = FOLDER / "10-test.conf"
+
+
+@pytest.fixture(autouse=True)
+def etc_ssh():
+    """Afterwards everything is as it was, to the byte."""
+    folder = FOLDER.parent
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    yield
+    for path in [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]:
+        if path not in before:
+            path.unlink()
+    for path, text in before.items():
+        if not path.exists() or path.read_bytes() != text:
+            path.write_bytes(text)
+
+
+@pytest.fixture
+def sshd(modules):
+    return modules.sshd_config
+
+
+@pytest.fixture
+def release(sshd):
+    return "9.2" if "refuseconnection" not in sshd.keywords() else "10.0"
+
+
+# ---- The table of the guide ------------------------------------------------------------------
+
+
+def answer(ask):
+    """What sshd says: ``accepts``, ``refuses`` or ``crashes``; and what it prints."""
+    try:
+        return "accepts", ask()
+    except CommandExecutionError as err:
+        return "crashes" if "crashed" in str(err) else "refuses", {}
+
+
+@pytest.mark.parametrize("path", unit.cases("lint"), ids=unit.by_name)
+def test_the_table_says_what_sshd_says(path, sshd, release, tmp_path):
+    case = unit.read_case(path)
+    config = tmp_path / "sshd_config"
+    config.write_text(case["config"])
+    found = sshd.lint(config=str(config), users=case.get("users"))
+    assert [(each["line"], each["code"]) for each in found] == unit.findings_of(case, release)
+
+    checked = subprocess.run(["sshd", "-t", "-f", str(config)], check=False, capture_output=True)
+    said = "accepts" if checked.returncode == 0 else "refuses"
+    assert said == unit.for_release(case["sshd_t"], release)
+
+    said, printed = answer(lambda: sshd.effective(config=str(config), **case["connection"]))
+    assert said == unit.for_release(case["sshd_T"], release)
+    for keyword, values in case.get("says", {}).items():
+        assert printed[keyword] == values
+
+
+def test_lint_finds_nothing_on_a_new_host(sshd):
+    assert sshd.lint(users=["root"]) == []
+
+
+def test_lint_names_what_systemd_ignores(sshd, ssh_socket):
+    found = sshd.lint(files={str(CONFIG): "Port 2222\n"})
+    assert ("socket", 1) in [(each["code"], each["line"]) for each in found]
+
+
+def test_lint_names_a_drop_in_that_nobody_reads(sshd):
+    DROP_IN.write_text("X11Forwarding no\n")
+    text = CONFIG.read_text().replace("Include ", "#Include ")
+    found = sshd.lint(files={str(CONFIG): text})
+    assert (str(DROP_IN), "not-read") in [(each["file"], each["code"]) for each in found]
+
+
+# ---- Functions -------------------------------------------------------------------------------
+
+
+def test_source_names_the_file_and_line(sshd):
+    DROP_IN.write_text("# ours\nX11Forwarding no\nMatch User root\n  X11Forwarding yes\n")
+    assert sshd.source("X11Forwarding") == [
+        {"file": str(DROP_IN), "line": 2, "text": "X11Forwarding no"}
+    ]
+    assert [each["line"] for each in sshd.source("x11forwarding", user="root")] == [4]
+    assert sshd.source("MaxAuthTries") == []
+
+
+def test_an_error_of_sshd_names_the_file_that_is_not_there_yet(sshd):
+    with pytest.raises(Exception, match=rf"{DROP_IN}.* line 2: Bad configuration option: Foo"):
+        sshd.effective(files={str(DROP_IN): "UsePAM yes\nFoo bar\n"})
+    assert not DROP_IN.exists()
+
+
+def test_keywords_are_those_of_this_sshd(sshd, release):
+    known = set(sshd.keywords())
+    assert {"include", "channeltimeout", "kbdinteractiveauthentication"} <= known
+    assert ("refuseconnection" in known) == (release == "10.0")
+    printed = set(sshd.effective())
+    assert printed <= known
+    assert "passwordauthentification" not in known
+
+
+def test_an_unknown_word_about_the_connection_is_refused(sshd):
+    with pytest.raises(Exception, match="addr: expected one of user, host, address"):
+        sshd.effective(addr="10.0.0.1")
+    with pytest.raises(Exception, match="user: a,host=b: expected one value"):
+        sshd.effective(user="a,host=b")
+
+
+@pytest.fixture
+def ssh_socket():
+    """systemd listens for sshd."""
+    subprocess.run(["systemctl", "stop", "ssh.service"], check=True)
+    subprocess.run(["systemctl", "start", "ssh.socket"], check=True)
+    yield
+    subprocess.run(["systemctl", "stop", "ssh.socket"], check=True)
+    subprocess.run(["systemctl", "start", "ssh.service"], check=True)
+
+
+def listening():
+    answer = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[3].rpartition(":")[2] for line in answer.splitlines()}
+
+
+def test_ports_of_sshd(sshd):
+    found = sshd.ports(files={str(DROP_IN): "Port 2022\nPort 2222\nListenAddress 127.0.0.1\n"})
+    assert [(each["address"], each["port"], each["by"]) for each in found] == [
+        ("127.0.0.1", 2022, "sshd"),
+        ("127.0.0.1", 2222, "sshd"),
+    ]
+
+
+def test_ports_under_a_socket_unit(sshd, ssh_socket):
+    found = sshd.ports(files={str(DROP_IN): "Port 2222\n"})
+    assert {each["by"] for each in found} == {"ssh.socket"}
+    assert {str(each["port"]) for each in found} == {"22"} <= listening()
+
+
+# ---- Drop-ins --------------------------------------------------------------------------------
+
+
+def no_include(text):
+    return text.replace("\nInclude ", "\n#Include ")
+
+
+def late(text):
+    return no_include(text) + f"PasswordAuthentication yes\nInclude {FOLDER}/*.conf\n"
+
+
+def in_match(text):
+    return no_include(text) + f"Match User root\nInclude {FOLDER}/*.conf\n"
+
+
+def carriage_returns(text):
+    return no_include(text).replace("\n", "\r\n")
+
+
+def empty(_):
+    return ""
+
+
+def no_final_newline(text):
+    return late(text).rstrip("\n")
+
+
+MAINS = [str, no_include, late, in_match, carriage_returns, no_final_newline, empty]
+
+
+@pytest.mark.parametrize("main", MAINS)
+def test_a_drop_in_is_read_and_wins(main, sshd, states, testmode):
+    for other in FOLDER.iterdir():
+        other.unlink()  # what is only allowed above Match must not be in the way
+    CONFIG.write_bytes(main(CONFIG.read_text()).encode())
+    before = CONFIG.read_bytes()
+    contents = "PasswordAuthentication no\nMatch User nobody\n    MaxSessions 3"
+    ret = states.sshd_config.drop_in(name=str(DROP_IN), contents=contents, test=testmode)
+    assert ret.result is (None if testmode else True), ret.comment
+    assert str(DROP_IN) in ret.changes
+    if testmode:
+        assert not DROP_IN.exists()
+        assert CONFIG.read_bytes() == before
+        return
+    assert sshd.effective()["passwordauthentication"] == ["no"]
+    assert sshd.source("PasswordAuthentication")[0]["file"] == str(DROP_IN)
+    assert sshd.effective(user="nobody")["maxsessions"] == ["3"]
+    again = states.sshd_config.drop_in(name=str(DROP_IN), contents=contents)
+    assert (again.result, again.changes) == (True, {})
+
+    gone = states.sshd_config.drop_in_absent(name=str(DROP_IN))
+    assert gone.result is True
+    assert not DROP_IN.exists()
+    assert CONFIG.read_bytes() == before
+    assert states.sshd_config.drop_in_absent(name=str(DROP_IN)).changes == {}
+
+
+def test_other_dead_drop_ins_stay_dead(sshd, states):
+    (FOLDER / "50-dead.conf").write_text("PermitEmptyPasswords yes\n")
+    CONFIG.write_text(no_include(CONFIG.read_text()))
+    states.sshd_config.drop_in(name=str(DROP_IN), contents="PasswordAuthentication no")
+    assert sshd.effective()["permitemptypasswords"] == ["no"]
+
+
+def test_a_drop_in_that_another_one_beats(states):
+    first = FOLDER / "00-first.conf"
+    first.write_text("PasswordAuthentication yes\n")
+    ret = states.sshd_config.drop_in(
+        name=str(DROP_IN), contents="X11Forwarding no\nPasswordAuthentication no"
+    )
+    assert ret.result is False
+    assert f"{DROP_IN}:2" in ret.comment
+    assert f"{first}:1" in ret.comment
+    assert not DROP_IN.exists()
+
+
+@pytest.mark.parametrize("contents", ["Foo bar", 'Banner "x', "Match User a\nUsePAM yes", "Port x"])
+def test_what_sshd_refuses_is_not_written(contents, states, testmode):
+    ret = states.sshd_config.drop_in(name=str(DROP_IN), contents=contents, test=testmode)
+    assert ret.result is False
+    assert str(DROP_IN) in ret.comment
+    assert not DROP_IN.exists()
+
+
+def test_a_path_through_somebody_elses_folder_is_refused(states, account):
+    folder = Path(account.pw_dir, "drop-ins")
+    folder.mkdir()
+    os.chown(folder, account.pw_uid, account.pw_gid)
+    ret = states.sshd_config.drop_in(name=str(folder / "x.conf"), contents="UsePAM yes")
+    assert ret.result is False
+    assert account.pw_dir in ret.comment
+    assert "put back" in ret.comment
+    assert list(folder.iterdir()) == []
+
+
+def test_all_is_put_back_when_a_later_file_cannot_be_written(states):
+    before = no_include(CONFIG.read_text())
+    CONFIG.write_text(before)
+    subprocess.run(["mount", "--bind", str(CONFIG), str(CONFIG)], check=True)  # rename(2): EBUSY
+    try:
+        ret = states.sshd_config.drop_in(name=str(DROP_IN), contents="UsePAM yes")
+    finally:
+        subprocess.run(["umount", str(CONFIG)], check=True)
+    assert ret.result is False
+    assert not DROP_IN.exists()
+    assert CONFIG.read_text() == before
+
+
+# ---- Options ---------------------------------------------------------------------------------
+
+
+def test_options_of_the_main_file(sshd, states, testmode):
+    DROP_IN.write_text("MaxAuthTries 5\n")
+    before = CONFIG.read_text()
+    wanted = {"X11Forwarding": False, "MaxAuthTries": 2, "AllowUsers": ["root", "a"]}
+    ret = states.sshd_config.options(name="hardening", options=wanted, test=testmode)
+    assert ret.result is (None if testmode else True), ret.comment
+    assert set(ret.changes) == {str(CONFIG)}
+    if testmode:
+        assert CONFIG.read_text() == before
+        return
+    found = sshd.effective()
+    assert found["x11forwarding"] == ["no"]
+    assert found["maxauthtries"] == ["2"]
+    assert found["allowusers"] == ["root", "a"]
+    changed = CONFIG.read_text()
+    assert set(before.splitlines()) - set(changed.splitlines()) == {"X11Forwarding yes"}
+    assert states.sshd_config.options(name="hardening", options=wanted).changes == {}
+
+    nothing = dict.fromkeys(("MaxAuthTries", "AllowUsers"))
+    ret = states.sshd_config.options(name="as it was", options={**nothing, "X11Forwarding": True})
+    assert ret.result is True
+    assert CONFIG.read_text() == before
+
+
+def test_options_of_a_match_block(sshd, states):
+    match = "User nobody Address 10.0.0.0/8"
+    who = {"user": "nobody", "address": "10.1.2.3"}
+    wanted = {"ForceCommand": "/usr/bin/id -u", "DisableForwarding": True}
+    assert states.sshd_config.options(name="made", options=wanted, match=match).result is True
+    assert sshd.effective(**who)["forcecommand"] == ["/usr/bin/id -u"]
+    assert sshd.effective(user="nobody")["forcecommand"] == ["none"]
+    ret = states.sshd_config.options(name="more", options={"MaxSessions": 1}, match=match)
+    assert ret.result is True
+    assert sshd.effective(**who)["maxsessions"] == ["1"]
+    assert CONFIG.read_text().count("Match ") == 2  # the other one is in Debian's example
+    assert states.sshd_config.options(name="more", options=wanted, match=match).changes == {}
+
+
+def test_options_of_a_drop_in(sshd, states):
+    ret = states.sshd_config.options(
+        name="x", options={"MaxStartups": "5:30:20"}, path=str(DROP_IN)
+    )
+    assert ret.result is True
+    assert DROP_IN.read_text() == "MaxStartups 5:30:20\n"
+    assert sshd.effective()["maxstartups"] == ["5:30:20"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"Banner": "a\nPermitRootLogin yes"}, "line break"),
+        ({"Ban ner": "x"}, "expected a keyword"),
+        ({"Banner": ""}, "expected a keyword"),
+        ({"Port": "many"}, "Badly formatted port number"),
+    ],
+)
+def test_wrong_options_change_nothing(options, words, states):
+    before = CONFIG.read_bytes()
+    ret = states.sshd_config.options(name="wrong", options=options)
+    assert ret.result is False
+    assert words in ret.comment
+    assert CONFIG.read_bytes() == before
