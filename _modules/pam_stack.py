@@ -1354,7 +1354,13 @@ def lint(service, folder=_FOLDER, files=None):
                 if _name(handler) == _GOOGLE:
                     findings += _lint_google_authenticator(stack, handler)
     unique = {tuple(finding.values()): finding for finding in findings}
-    return sorted(unique.values(), key=lambda finding: (finding["file"] != path, *finding.values()))
+    return sorted(unique.values(), key=lambda finding: _rank(finding, path))
+
+
+def _rank(finding, path):
+    """The service's own file first; the worst first within a line."""
+    file = finding["file"]
+    return file != path, file, finding["line"], list(_SEVERITIES).index(finding["code"])
 
 
 def _lint_files(source, service):
