@@ -299,7 +299,8 @@ def _table(control):
         found = _SETTING.match(control, at)
         if not found or (found["jump"] and not int(found["jump"])):
             # libpam logs "pam_parse: expecting …" and takes every answer as bad, success, too
-            return _ALL_BAD, f"{control[at:].strip()!r} in the control is not understood"
+            rest = f" from {control[at:].strip()!r} on" if at else ""
+            return _ALL_BAD, f"the control {control!r} is not understood{rest}"
         action = found["action"] or int(found["jump"])
         given = table if found["value"] != "default" else dict.fromkeys(_RETURNS, action) | table
         table = {**given, **({} if found["value"] == "default" else {found["value"]: action})}
@@ -926,7 +927,7 @@ def _line_of(rule):
     if isinstance(rule, dict) and "module" in rule:
         meant = (rule["module"], *_arguments(rule))
         if entry.values[2:] != meant:
-            raise _wrong(f"{text!r}: a PAM stack cannot say these arguments: {meant[1:]}")
+            raise _wrong(f"{text!r}: a PAM stack cannot say these arguments: {_arguments(rule)}")
     return text + "\n"
 
 

@@ -101,7 +101,7 @@ def test_what_libpam_would_not_understand_is_refused(states, folder, text, testm
     wanted = {"type": "auth", "module": "pam_access.so", "control": "mandatory"}
     done = run(states.pam_stack.rule_present, testmode, text, folder, **wanted)
     assert not done.result
-    assert "'mandatory' in the control is not understood" in done.comment
+    assert "the control 'mandatory' is not understood" in done.comment
 
 
 def test_a_service_that_is_not_there(states, folder, text, testmode):
