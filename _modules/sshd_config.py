@@ -1029,20 +1029,23 @@ def _wanted_lines(keyword, value):
     return [f"{keyword} {word}" for word in words]
 
 
-def _set(text, keyword, wanted, match, release, on_top=False):
+def _set(path, text, keyword, wanted, match, release, on_top=False):
     """
     A text in which a keyword has just the wanted lines, in the global part or in the Match block
     of the given conditions: changed in place, else put where they win in their file.
     """
-    if match and match not in [line.match for line in _own(text, release)]:
+    own = _own(path, text, release)
+    if match and match not in [line.match for line in own]:
         end = "" if not text or text.endswith("\n") else "\n"
         block = "".join(f"    {line}\n" for line in wanted)
         return f"{text}{end}Match {_conditions(match)}\n{block}" if wanted else text
-    there = [line for line in _own(text, release) if line.match == match]
+    there = [line for line in own if line.match == match]
     old = [line for line in there if line.name == _canonical(keyword)]
-    if [_parse(line.text, release)[:2] for line in old] == [
-        _parse(line, release)[:2] for line in wanted
-    ] and not (on_top and old):
+    new = _own("options", "\n".join(wanted), release)
+    same = [(each.name, each.arguments) for each in old] == [
+        (each.name, each.arguments) for each in new
+    ]
+    if same and not (on_top and old):
         return text
     pieces = _pieces(text)
     for line in reversed(old):
@@ -1057,9 +1060,9 @@ def _set(text, keyword, wanted, match, release, on_top=False):
     return _with_lines("".join(pieces), at, [f"{indentation}{line}" for line in wanted])
 
 
-def _own(text, release):
+def _own(path, text, release):
     """The lines of one text, no Include followed."""
-    return list(_lines("/", _OneFile({"/": text}), release))
+    return list(_lines(path, _OneFile({path: text}), release))
 
 
 class _OneFile(_Files):
@@ -1169,6 +1172,14 @@ def _tree(config, files):
         raise CommandExecutionError(f"{err}; sshd refuses the file") from None
 
 
+def _readable(config, files):
+    """The lines above the first that sshd cannot read."""
+    try:
+        yield from _lines(config, _Files(files), _release_of(_version()))
+    except _BadLineError:
+        return
+
+
 def _who(connection):
     """The connection that a caller describes."""
     who = {
@@ -1258,7 +1269,10 @@ def source(keyword, config=CONFIG, files=None, **connection):
         salt-call --local sshd_config.source PasswordAuthentication user=sean
     """
     lines, version = _tree(config, files)
-    found = _evaluate(lines, _who(connection), version).get(_canonical(keyword), [])
+    name = _canonical(keyword)
+    if name not in _GLOBAL | _IN_MATCH and name not in [line.name for line in lines]:
+        raise SaltInvocationError(f"{keyword}: no keyword of sshd_config(5)")
+    found = _evaluate(lines, _who(connection), version).get(name, [])
     return [
         {"file": line.file, "line": line.number, "text": line.text.strip()}
         for line in dict.fromkeys(line for line, _ in found)
@@ -1304,15 +1318,18 @@ def keywords():
 
         salt-call --local sshd_config.keywords
     """
-    ever = sorted(_GLOBAL | _IN_MATCH)
+    return sorted(_known(_GLOBAL | _IN_MATCH))
+
+
+def _known(names):
+    """Those of some keywords that the installed sshd knows."""
     # process_server_config_line() names an unknown keyword, then stumbles over the quote and goes
     # on: one run tells them all, whatever values they want
-    text = "".join(f'{keyword} "\n' for keyword in ever)
+    text = "".join(f'{name} "\n' for name in sorted(names))
     try:
         _ask(["-t"], CONFIG, {CONFIG: text})
     except CommandExecutionError as err:
-        unknown = set(re.findall(r"Bad configuration option: (\S+)", str(err)))
-        return [keyword for keyword in ever if keyword not in unknown]
+        return names - set(re.findall(r"Bad configuration option: (\S+)", str(err)))
     raise CommandExecutionError("sshd -t took a file of broken lines")
 
 
@@ -1381,9 +1398,10 @@ def lint(config=CONFIG, files=None, users=None, service="ssh", **connection):
 
         salt-call --local sshd_config.lint users='[sean]'
     """
+    used = {line.name for line in _readable(config, files) if line.name.isalnum()}
     host = _Host(
         _version(),
-        frozenset(keywords()),
+        frozenset(_known(_GLOBAL | _IN_MATCH | used)),
         bool(_listening(f"{service}.socket")),
         _is_user,
         _is_group,
@@ -1463,7 +1481,7 @@ def _plan_options(path, options, criteria, config, files, release):
     old = before.text(path) if before.exists(path) else ""
     new = old
     for keyword, value in options.items():
-        new = _set(new, keyword, _wanted_lines(keyword, value), criteria, release)
+        new = _set(path, new, keyword, _wanted_lines(keyword, value), criteria, release)
     if path != config:
         return plan_drop_in(path, new, config, files) if new or old else {}
     overlay = {**(files or {}), config: new}
@@ -1471,7 +1489,8 @@ def _plan_options(path, options, criteria, config, files, release):
         wanted = {_canonical(keyword): keyword for keyword in options}
         if line.name in wanted and not line.match:  # an Include above it says otherwise
             keyword = wanted[line.name]
-            new = _set(new, keyword, _wanted_lines(keyword, options[keyword]), (), release, True)
+            lines = _wanted_lines(keyword, options[keyword])
+            new = _set(path, new, keyword, lines, (), release, on_top=True)
     return {config: new} if new != old else {}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from salt.exceptions import CommandExecutionError
 
 from tests.support import REPO, load
 
@@ -60,6 +61,83 @@ def host(release):
 def lint(case, release):
     files = sshd_config._Files({CONFIG: case["config"]})
     return sshd_config._lint(CONFIG, files, host(release), case.get("users", []))
+
+
+@pytest.mark.parametrize("path", cases("read"), ids=by_name)
+def test_read(path):
+    """As OpenSSH 10.0 does."""
+    case = read_case(path)
+    files = sshd_config._Files(case["files"])
+
+    def lines():
+        return list(sshd_config._lines(CONFIG, files, (10, 0)))
+
+    if "error" in case:
+        with pytest.raises((sshd_config._BadLineError, CommandExecutionError)) as refused:
+            lines()
+        assert case["error"] in str(refused.value)
+    if "lines" in case:
+        found = [[line.number, line.keyword, list(line.arguments)] for line in lines()]
+        assert found == case["lines"]
+    if "ports" in case:
+        assert [line.arguments[0] for line in lines() if line.name == "port"] == case["ports"]
+    if "matches" in case:
+        found = {
+            line.text: [list(criterion) for criterion in line.match] or None
+            for line in lines()
+            if line.name not in ("match", "include")
+        }
+        assert found == case["matches"]
+
+
+@pytest.mark.parametrize("path", cases("options"), ids=by_name)
+def test_options(path):
+    case = read_case(path)
+    criteria = tuple(sshd_config._criteria(case["match"], (10, 0))) if "match" in case else ()
+
+    def plan(text):
+        files = {CONFIG: text}
+        return sshd_config._plan_options(CONFIG, case["options"], criteria, CONFIG, files, (10, 0))
+
+    if case["before"] != case["after"]:
+        assert plan(case["before"]) == {CONFIG: case["after"]}
+    assert plan(case["after"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns", "found"),
+    [
+        ("sean", "sean", 1),
+        ("sean", "s?an,x", 1),
+        ("sean", "x,!s*", -1),
+        ("sean", "!s*,sean", -1),
+        ("sean", "!x", 0),
+        ("sean", "sean,", 1),
+        ("", "*", 1),
+        ("a.b", "a?b*", 1),
+        ("a+b", "a+b", 1),
+        ("sean", "Sean", 0),
+    ],
+)
+def test_pattern_lists(text, patterns, found):
+    assert sshd_config._pattern_list(text, patterns) == found
+
+
+@pytest.mark.parametrize(
+    ("address", "patterns", "found"),
+    [
+        ("10.1.2.3", "10.0.0.0/8", 1),
+        ("10.1.2.3", "*,!10.1.0.0/16", -1),
+        ("10.1.2.3", "!10.1.0.0/16,*", -1),
+        ("10.1.2.3", "!192.0.2.0/24", 0),
+        ("10.1.2.3", "10.1.*", 1),
+        ("fd00::1", "fd00:0:0::/48", 1),
+        ("10.1.2.3", "fd00::/8", 0),
+        ("10.1.2.3", "10.1.2.3/32,x", 1),
+    ],
+)
+def test_address_lists(address, patterns, found):
+    assert sshd_config._address_list(address, patterns) == found
 
 
 @pytest.mark.parametrize("release", VERSIONS)
