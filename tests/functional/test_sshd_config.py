@@ -53,7 +53,9 @@ def answer(ask):
 def test_the_table_says_what_sshd_says(path, sshd, release, tmp_path):
     case = unit.read_case(path)
     config = tmp_path / "sshd_config"
-    config.write_text(case["config"])
+    for name, text in unit.texts_of(case, str(tmp_path)).items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
     found = sshd.lint(config=str(config), users=case.get("users"))
     assert [(each["line"], each["code"]) for each in found] == unit.findings_of(case, release)
 
