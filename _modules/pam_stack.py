@@ -181,13 +181,17 @@ def _rule(lines):
 def _comment(lines):
     """A blank line, a comment line, or a rule that was commented out with all of its lines."""
     last = 0
-    while _CONTINUED.fullmatch(_uncommented(lines[last])) and "".join(lines[last + 1 :])[:1] == "#":
+    while _CONTINUED.fullmatch(_uncommented(lines[last])) and _is_comment(lines, last + 1):
         last += 1
     bare = "".join(map(_uncommented, lines[: last + 1]))
     rule = _rule(_lines(bare)) if _says_something(bare) else None
     if rule and rule.text == bare and not rule.cut and _was_a_rule(rule):
         return replace(rule, text="".join(lines[: last + 1]), commented=True)
     return _Entry(lines[0], doubt=_doubt(lines[0], ()))
+
+
+def _is_comment(lines, at):
+    return at < len(lines) and lines[at].startswith("#")
 
 
 def _was_a_rule(entry):
@@ -221,23 +225,16 @@ def _blot(found):
 def _doubt(text, words):
     if "\0" in text:
         return "there is a NUL byte in it"
-    longest = max(len(_bytes(line)) for line in (text, *text.split("\n")))
-    if longest > _LONGEST:
-        return f"it has {longest} bytes: up to Linux-PAM 1.6, what is beyond {_LONGEST} is a line"
+    size = len(text.encode("utf-8", "surrogateescape"))
+    if size > _LONGEST:
+        return f"it has {size} bytes: up to Linux-PAM 1.6, what is beyond {_LONGEST} is a line"
     if any(re.search(r"\n[ \t]", text[word.start : word.end]) for word in words[3:]):
         return "an argument goes on after a backslash: releases of libpam differ in its blanks"
     return ""
 
 
-def _bytes(text):
-    return text.encode("utf-8", "surrogateescape")
-
-
-_COMMENT = re.compile(r"[ \t]*#+ ?")
-
-
 def _uncommented(text):
-    return re.sub(rf"(?m)^{_COMMENT.pattern}", "", text)
+    return re.sub(r"(?m)^[ \t]*#+ ?", "", text)
 
 
 def _commented(text):
@@ -302,8 +299,10 @@ def _table(control):
             rest = f" from {control[at:].strip()!r} on" if at else ""
             return _ALL_BAD, f"the control {control!r} is not understood{rest}"
         action = found["action"] or int(found["jump"])
-        given = table if found["value"] != "default" else dict.fromkeys(_RETURNS, action) | table
-        table = {**given, **({} if found["value"] == "default" else {found["value"]: action})}
+        if found["value"] == "default":  # for what is not set yet
+            table = dict.fromkeys(_RETURNS, action) | table
+        else:
+            table[found["value"]] = action
         at = found.end()
     return {**_ALL_BAD, **table}, ""
 
@@ -1267,11 +1266,12 @@ def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 
     Return what libpam says when the modules answer so: ``{"result", "asked"}``.
 
     ``result`` is ``success`` or an error as pam.conf(5) names it, such as ``auth_err``. ``asked``
-    are the rules that libpam comes to, in order: ``file``, ``line``, ``module``, its ``answer``,
-    and the ``action`` that followed (``ok``, ``done``, ``bad``, ``die``, ``ignore``, ``reset``,
-    ``jump N``, ``bad jump N``). ``abort`` with a ``reason`` means that libpam gives up on the
-    files. It is what pam_authenticate(3), pam_acct_mgmt(3), pam_chauthtok(3) or
-    pam_open_session(3) return; the second walk, of pam_setcred(3), is not told.
+    are the rules that libpam comes to, in order: ``file``, ``line``, ``module`` (None where libpam
+    lets a broken rule fail without calling one), its ``answer``, and the ``action`` that followed:
+    ``ok``, ``done``, ``bad``, ``die``, ``ignore``, ``reset``, ``jump N``, or ``bad jump N``, which
+    refuses. ``abort`` with a ``reason`` means that libpam gives up on the files. It is what
+    pam_authenticate(3), pam_acct_mgmt(3), pam_chauthtok(3) or pam_open_session(3) return; the
+    second walk, of pam_setcred(3), is not told.
 
     type
         ``auth``, ``account``, ``password`` or ``session``.
@@ -1291,6 +1291,8 @@ def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 
         salt-call --local pam_stack.evaluate sshd auth '{pam_unix.so: auth_err}'
     """
     _known_type(type)
+    if not isinstance(answers, dict):
+        raise _wrong(f"answers: {answers!r} is no mapping; give MODULE: ANSWER")
     wrong = [f"{key}: {value}" for key, value in answers.items() if value not in _RETURNS]
     if wrong:
         raise _wrong(f"answers: {wrong[0]!r} is no answer; give one of {', '.join(_RETURNS)}")
@@ -1309,7 +1311,7 @@ def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 
             {
                 "file": handler.path,
                 "line": handler.entry.line,
-                "module": handler.entry.target,
+                "module": None if handler.fails else handler.entry.target,
                 "answer": answer,
                 "action": action,
             }

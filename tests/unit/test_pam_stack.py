@@ -3,9 +3,11 @@ PAM stacks, case by case: a file in ``pam_stack/KIND`` is a case.
 
 A case of ``parse`` is the text of a file and the ``entries`` that read() finds in it, without file
 and line. One of ``plan`` is a text, the edits, and the ``new`` text or the ``error``; ``files`` are
-others that it includes, by name. One of ``lint`` is the text of a ``service``, what lint ``finds``
-there, and what ``libpam`` says to somebody with a password (``right``, unless ``password`` says
-otherwise) and no secret file, or to each Debian release; the functional tests ask it.
+others that it includes, by name. One of ``evaluate`` has the ``answers`` of modules, and what comes
+of them: the ``result``, and the rules ``asked``. One of ``lint`` is the text of a ``service``, what
+lint ``finds`` there, and what ``libpam`` says to somebody with a password (``right``, unless
+``password`` says otherwise) and no secret file, or to each Debian release; the functional tests ask
+it.
 
 ``python -m tests.unit.test_pam_stack`` prints the guide's table of the cases of ``lint``.
 """
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from salt.exceptions import SaltInvocationError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from tests.support import REPO, load
 
@@ -70,6 +72,32 @@ def test_plan(path):
     if case.get("repeatable", True):
         files[planned["path"]] = case["new"]
         assert pam_stack.plan("service", case["edits"], files=files)["diff"] == ""
+
+
+@cases("evaluate")
+def test_evaluate(path):
+    case = yaml.safe_load(path.read_text())
+    files = overlay(case["text"], case.get("files", {}))
+    said = pam_stack.evaluate("service", case.get("type", "auth"), case["answers"], files=files)
+    asked = [f"{Path(rule['file']).name}:{rule['line']} {rule['action']}" for rule in said["asked"]]
+    assert (said["result"], asked) == (case["result"], case["asked"])
+
+
+def test_a_module_without_an_answer_is_named():
+    files = overlay("auth required pam_a.so\n")
+    for answers in ({}, {"pam_b.so": "success"}):
+        with pytest.raises(SaltInvocationError, match="service:1: answers says nothing of pam_a"):
+            pam_stack.evaluate("service", "auth", answers, files=files)
+    with pytest.raises(SaltInvocationError, match="okay' is no answer"):
+        pam_stack.evaluate("service", "auth", {"pam_a.so": "okay"}, files=files)
+    with pytest.raises(SaltInvocationError, match="service:7 is no rule of the auth stack"):
+        pam_stack.evaluate("service", "auth", {"/etc/pam.d/service:7": "success"}, files=files)
+
+
+def test_what_releases_read_differently_is_not_evaluated():
+    files = overlay("auth required \\\n# comment\npam_permit.so\n")
+    with pytest.raises(CommandExecutionError, match="service:1: a comment or an empty line"):
+        pam_stack.evaluate("service", "auth", {}, files=files)
 
 
 TEXTS = [
