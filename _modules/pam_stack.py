@@ -24,10 +24,10 @@ the two read a line differently, nothing is guessed: an error names the line.
 """
 
 import glob
+import itertools
 import os
 import re
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -81,6 +81,7 @@ class _Entry:
     text: str
     words: tuple = ()  # none: a blank line or a comment
     line: int = 0
+    origin: int = 0  # its line before any edit; 0: it is new
     commented: bool = False  # the words are a rule that was commented out
     doubt: str = ""  # why two releases of libpam read it differently
     cut: bool = False  # the file ends where it is to be continued
@@ -118,6 +119,9 @@ class _Entry:
 
     @property
     def control(self):
+        """The control's word in lower case, or its table with single blanks."""
+        if len(self.words) < 2:
+            return None
         value = self.values[1]
         if value.lower() in _CONTROLS:
             return value.lower()
@@ -250,7 +254,7 @@ def _data(entry, path):
     else:
         data |= {
             "type": entry.type,
-            "control": entry.control if len(entry.words) > 1 else None,
+            "control": entry.control,
             "module": entry.target,
             "arguments": list(entry.values[3:]),
         }
@@ -776,6 +780,7 @@ def _failures(handler, rule_type):
 
 # ---- The core: editing -----------------------------------------------------------------------
 
+_CONTROL_CHARACTER = re.compile(r"[\0-\x08\x0b-\x1f\x7f]")
 _WHERE = ("before", "after", "at")
 _RULE_KEYS = {"type", "control", "module", "arguments", "silent"}
 _INCLUDE_KEYS = {"include", "type", "how"}
@@ -792,24 +797,29 @@ class _File:
         self.path = path
         self.brings = brings  # whether an included file (name) has rules of a type
         self.ends = not text or text.endswith("\n")
-        self.entries = _parse(text if self.ends else text + "\n")
+        entries = _parse(text if self.ends else text + "\n")
+        self.entries = [replace(entry, origin=entry.line) for entry in entries]
 
     @property
     def text(self):
         text = "".join(entry.text for entry in self.entries)
         return text if self.ends else text.removesuffix("\n")
 
-    def put(self, start, end, text):
+    def put(self, start, end, text, origin=0):
         """Put text in place of the entries from start to end."""
-        for above in self.entries[start - 1 : start] if text and start else ():
+        new = [replace(entry, origin=origin) for entry in _parse(text)]
+        for above in self.entries[start - 1 : start] if new and start else ():
             if above.cut or above.doubt:
                 why = above.doubt or "it ends with a backslash, and the file ends there, too"
                 raise _wrong(
                     f"{self.path}:{above.line}: nothing can be put below this: {why};"
                     " write it as one line first"
                 )
-        entries = self.entries[:start] + [_Entry(text)] + self.entries[end:]
-        self.entries = _parse("".join(entry.text for entry in entries))
+        if new and new[-1].cut:
+            raise _wrong(f"{text.strip()!r} ends with a backslash, which takes in what is below it")
+        entries = self.entries[:start] + new + self.entries[end:]
+        lines = itertools.accumulate((len(_lines(entry.text)) for entry in entries), initial=1)
+        self.entries = [replace(e, line=line) for e, line in zip(entries, lines, strict=False)]
 
     def find(self, selector, rule_type=None, commented=False):
         """The index of the one rule or include that a selector means."""
@@ -817,10 +827,7 @@ class _File:
         found = [
             index
             for index, entry in enumerate(self.entries)
-            if entry.words
-            and entry.commented == commented
-            and selector.get("line", entry.line) == entry.line
-            and _selects(selector, entry)
+            if entry.words and entry.commented == commented and _selects(selector, entry)
         ]
         if len(found) == 1:
             return found[0]
@@ -895,16 +902,18 @@ def _selector(given, rule_type=None):
 
 
 def _selects(selector, entry):
-    if "include" in selector:
-        same_type = selector.get("type", entry.type) == entry.type
-        return bool(entry.how) and entry.target == selector["include"] and same_type
-    if entry.how or len(entry.words) < 2:
+    if any(
+        selector.get(key, getattr(entry, key)) != getattr(entry, key) for key in ("line", "type")
+    ):
         return False
-    module = selector.get("module")
+    if entry.how or "include" in selector:
+        asks_for_a_rule = selector.keys() & {"module", "control", "arguments"}
+        same = selector.get("include", entry.target) == entry.target
+        return bool(entry.how) and same and not asks_for_a_rule
+    module = entry.target or ""
     return (
-        module in (None, entry.target, PurePosixPath(entry.target or "").name)
-        and selector.get("type", entry.type) == entry.type
-        and _same_control(selector.get("control", entry.control), entry.control)
+        selector.get("module", module) in (module, module.rpartition("/")[2])
+        and ("control" not in selector or _same_control(selector["control"], entry.control or ""))
         and set(_arguments(selector)) <= set(entry.values[3:])
     )
 
@@ -917,7 +926,12 @@ def _line_of(rule):
     """A rule's line, from a dict or a text, with its end; refused if libpam would not take it."""
     text = rule if isinstance(rule, str) else _rendered(rule)
     entries = _parse(text)
-    if len(entries) != 1 or not entries[0].active or re.search(r"[\0-\x08\x0a-\x1f\x7f]", text):
+    if (
+        len(entries) != 1
+        or not entries[0].active
+        or "\n" in text
+        or _CONTROL_CHARACTER.search(text)
+    ):
         raise _wrong(f"{text!r} is not one rule in one line")
     entry = entries[0]
     problem = entry.problem or entry.doubt or ("it ends with a backslash" if entry.cut else "")
@@ -992,7 +1006,7 @@ def _change(file, edit):
         control = entry.words[1]
         text = text[: control.start] + edit["control"] + text[control.end :]
     _check_change(file, entry, text, new, edit.get("control", entry.control))
-    file.put(at, at + 1, text)
+    file.put(at, at + 1, text, entry.origin)
 
 
 def _with_arguments(entry, old, new):
@@ -1011,7 +1025,7 @@ def _check_change(file, entry, text, arguments, control):
     wanted = (entry.type, entry.target, *arguments)
     if len(entries) == 1 and entries[0].active and not entries[0].problem:
         got = (entries[0].type, entries[0].target, *entries[0].values[3:])
-        clean = not entries[0].doubt and not re.search(r"[\0-\x08\x0b-\x1f\x7f]", text)
+        clean = not entries[0].doubt and not _CONTROL_CHARACTER.search(text)
         if got == wanted and clean and _same_control(entries[0].control, control):
             return
     problem = entries[0].problem if entries[0].active else ""
@@ -1029,7 +1043,7 @@ def _move(file, edit):
         raise _wrong("say where to move it: before, after or at")
     file.put(at, at + 1, "")
     new = file.place(where, entry.type if entry.type in _TYPES else None, at)
-    file.put(new, new, entry.text)
+    file.put(new, new, entry.text, entry.origin)
 
 
 def _remove(file, edit):
@@ -1050,11 +1064,10 @@ def _uncomment(file, edit):
 def _block(file, edit):
     """A set of lines between two comment lines, kept, replaced, moved or taken away."""
     name, rules = edit["block"], edit.get("rules", [])
-    start, end = _marks(file, name)
+    at, end = _marks(file, name)
     where = _where(edit)
-    at = start if start is not None else None
     if at is not None:
-        file.put(start, end + 1, "")
+        file.put(at, end + 1, "")
     if not rules:
         return
     body = [_line_of(rule) if _is_rule(rule) else f"{rule}\n" for rule in rules]
@@ -1067,9 +1080,9 @@ def _block(file, edit):
 
 def _is_rule(rule):
     """Whether it is not a comment or an empty line of a block."""
-    return (
-        not isinstance(rule, str) or "\n" in rule or bool(_parse(rule) and _parse(rule)[0].active)
-    )
+    if not isinstance(rule, str) or "\n" in rule:
+        return True
+    return any(entry.active or entry.doubt for entry in _parse(rule))
 
 
 def _mark(edit, which, prefix):
@@ -1115,9 +1128,8 @@ _EDITS = {
 }
 
 
-def _edited(path, text, edits, brings):
-    """The text of a file after all edits."""
-    file = _File(path, text, brings)
+def _edited(file, edits):
+    """Do edits to a file."""
     for number, edit in enumerate(edits, 1):
         verbs = [verb for verb in _EDITS if isinstance(edit, dict) and verb in edit]
         if len(verbs) != 1 or set(edit) - {verbs[0], *_EDITS[verbs[0]][1]}:
@@ -1126,7 +1138,51 @@ def _edited(path, text, edits, brings):
                 " and what belongs to it"
             )
         _EDITS[verbs[0]][0](file, edit)
-    return file.text
+
+
+def _check_jumps(file, before, after):
+    """
+    A rule that was not edited must jump to where it jumped before, though rules came or went. New
+    rules right above its target are what somebody wants: they are asked on the way.
+    """
+    origins = {entry.line: entry.origin for entry in file.entries}
+
+    def old(handler):
+        path, line = handler.path, handler.entry.line
+        return (path, origins.get(line, 0) if path == file.path else line)
+
+    for rule_type in _TYPES:
+        now = [(old(handler), handler) for handler in after[rule_type]]
+        left = {place for place, _ in now}
+        was = [((handler.path, handler.entry.line), handler) for handler in before[rule_type]]
+        landings = {key: _landing(was, *key, left) for key in _jumps(was)}
+        for key in _jumps(now) & set(landings):
+            if _landing(now, *key, set(dict(was))) != landings[key]:
+                handler = dict(now)[key[0]]
+                raise _wrong(
+                    f"{handler.place}: {handler.entry.control} would jump to another rule than it"
+                    " does today; change its number in the same list of edits, or put the rule"
+                    " elsewhere"
+                )
+
+
+def _jumps(stack):
+    """``{(place, control, how far)}`` of a list of (place, handler)"""
+    return {
+        (place, handler.entry.control, action)
+        for place, handler in stack
+        if not handler.entry.how
+        for action in handler.table.values()
+        if isinstance(action, int)
+    }
+
+
+def _landing(stack, place, _, count, known):
+    """The place of the first known rule at or below the one that a jump goes to."""
+    start = [at for at, _ in stack].index(place)
+    at, left = _jumped([handler for _, handler in stack], start, count)
+    below = (place for place, _ in stack[at + 1 :] if place in known)
+    return "nowhere" if left else next(below, "the end")
 
 
 # ---- The shell -------------------------------------------------------------------------------
@@ -1176,15 +1232,19 @@ class _Source:
     def reader(self, service):
         return _Reader(self.find, self.debian).read(_known_name(service))
 
+    def alone(self, path, text):
+        """The rules of a file by type, with what it includes."""
+        reader = _Reader(self.find, self.debian)
+        reader.collect(reader.stacks["service"], path, text)
+        return reader.stacks["service"]
+
     def brings(self, name, rule_type):
         """Whether an included file has rules of a type; yes, if that cannot be told."""
-        reader = _Reader(self.find, self.debian)
         path, text = self.find(name, True)
         try:
-            reader.collect(reader.stacks["service"], path, text or "")
+            return bool(self.alone(path, text or "")[rule_type])
         except (CommandExecutionError, _GivesUpError):
             return True
-        return bool(reader.stacks["service"][rule_type])
 
 
 def read(service, folder=_FOLDER, files=None):
@@ -1451,8 +1511,8 @@ def plan(service, edits, folder=_FOLDER, files=None):
         A *selector* is a mapping: ``module`` (a name without a folder means any), ``type``,
         ``control``, ``arguments`` (these and maybe more), ``line`` (when the edit's turn comes), or
         ``include``; or a text, a module's name or ``@include NAME``. It must fit exactly one rule.
-        Else, and wherever libpam would not read what is meant: SaltInvocationError that names file
-        and lines.
+        Else, and wherever libpam would not read what is meant, or another rule of the file would
+        jump to another rule than before: SaltInvocationError that names file and lines.
 
     service, folder, files
         As for :py:func:`read`. A file that the distribution has in ``/usr/lib/pam.d`` is copied
@@ -1467,12 +1527,28 @@ def plan(service, edits, folder=_FOLDER, files=None):
     source = _Source(folder, files)
     found, text = source.service(service)
     path = os.path.join(folder, service)
-    new = _edited(found, text, edits, source.brings)
+    file = _File(found, text, source.brings)
+    _edited(file, edits)
+    new = file.text
+    _check(source, file, text)
     old = text if found == path else None
     if new == text:  # also where the distribution's own file is as it should be
         return {"path": path, "old": old, "new": old, "diff": ""}
     diff = __salt__["root_file.diff"](path, old, new)
     return {"path": path, "old": old, "new": new, "diff": diff}
+
+
+def _check(source, file, text):
+    """Refuse edits after which libpam gives up, or jumps elsewhere, if it did not before."""
+    try:
+        before = source.alone(file.path, text)
+    except (CommandExecutionError, _GivesUpError):
+        return
+    try:
+        after = source.alone(file.path, file.text)
+    except (CommandExecutionError, _GivesUpError) as error:
+        raise _wrong(f"libpam could not use the file any more: {error}") from error
+    _check_jumps(file, before, after)
 
 
 def apply(service, edits, folder=_FOLDER):
