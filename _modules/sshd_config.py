@@ -734,6 +734,7 @@ def _switched_off(block, methods):
 
 def _lint_methods(lines, host):
     """AuthenticationMethods that ask for less, or for more, than they seem to."""
+    told = set()
     for match, block in _blocks(lines, host.release):
         if "authenticationmethods" not in block:
             continue
@@ -745,6 +746,9 @@ def _lint_methods(lines, host):
             message = f"a space means or: {alone} alone lets in"
             yield _finding(line, "one-factor", message, f"write {','.join(lists)}, with a comma")
         off = [None if each == "any" else _switched_off(block, each) for each in lists]
+        if (line, *off) in told:
+            continue  # as in the global part, which was first
+        told.add((line, *off))
         if all(off):
             message = f"nobody can log in{where}: {value} needs what {off[0]} switches off"
             mend = f"write {off[0].removesuffix('no')}yes there, or other methods"

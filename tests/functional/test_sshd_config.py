@@ -1,12 +1,14 @@
 """States and functions of sshd_config on a real host, with its real sshd and systemd."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from tests.support import REPO, load
 from tests.unit import test_sshd_config as unit
 
 CONFIG = Path("/etc/ssh/sshd_config")
@@ -83,6 +85,25 @@ def test_lint_names_a_drop_in_that_nobody_reads(sshd):
     text = CONFIG.read_text().replace("Include ", "#Include ")
     found = sshd.lint(files={str(CONFIG): text})
     assert (str(DROP_IN), "not-read") in [(each["file"], each["code"]) for each in found]
+
+
+# ---- The guide -------------------------------------------------------------------------------
+
+
+def test_the_guide_does_what_it_says(modules, sshd):
+    page = (REPO / "docs/guide/sshd_config.md").read_text()
+    functions = set(dir(load("modules", "sshd_config"))) | set(dir(load("states", "sshd_config")))
+    assert set(re.findall(r"sshd_config\.([a-z_]+)", page)) <= functions | {"d", "py"}
+
+    (FOLDER / "50-cloud-init.conf").write_text("PasswordAuthentication yes\n")
+    (FOLDER / "60-sftp.conf").write_text("Match Group root\n    ForceCommand internal-sftp\n")
+    assert [each["code"] for each in sshd.lint()] == ["forwarding-open"]
+    (states,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    done = modules.state.template_str(states.replace("Group sftp", "Group root"))
+    assert [state["result"] for state in done.raw.values()] == [True] * 3
+    assert sshd.effective()["passwordauthentication"] == ["no"]
+    assert sshd.effective(user="root")["disableforwarding"] == ["yes"]
+    assert [each["code"] for each in sshd.lint()] == ["shadowed"]
 
 
 # ---- Functions -------------------------------------------------------------------------------
@@ -226,10 +247,12 @@ def test_a_drop_in_that_another_one_beats(states):
 
 @pytest.mark.parametrize("contents", ["Foo bar", 'Banner "x', "Match User a\nUsePAM yes", "Port x"])
 def test_what_sshd_refuses_is_not_written(contents, states, testmode):
+    before = FOLDER.stat().st_mtime_ns
     ret = states.sshd_config.drop_in(name=str(DROP_IN), contents=contents, test=testmode)
     assert ret.result is False
     assert str(DROP_IN) in ret.comment
     assert not DROP_IN.exists()
+    assert FOLDER.stat().st_mtime_ns == before, "it was there for a moment"
 
 
 def test_a_path_through_somebody_elses_folder_is_refused(states, account):
