@@ -604,12 +604,13 @@ def _lint_entry(path, entry, debian):
     if entry.how == "@include" and not debian:
         words = "only Debian's libpam knows @include; here it is an auth rule that always fails"
         yield finding("at-include", words, f"write: TYPE include {entry.target}")
-    elif entry.broken and entry.how:
-        words = f"{entry.broken}: Debian's libpam kills the process that asks"
+    elif entry.how and not entry.target:
+        words = "the name of the file is missing: Debian's libpam kills the process that asks"
         yield finding("include-without-name", words, "add the name, or remove the line")
     elif entry.broken:
-        kind = "an auth rule" if entry.type not in _TYPES else f"a rule of {entry.type}"
-        words = f"{entry.broken}: libpam takes it for {kind} that always fails"
+        kind = entry.type if entry.type in _TYPES else "auth"
+        does = "includes rules" if entry.how else "always fails"
+        words = f"{entry.broken}: libpam takes it for one of {kind} that {does}"
         yield finding("broken-rule", words, "write: TYPE CONTROL MODULE ARGUMENTS")
     elif entry.problem:
         words = f"{entry.problem}: libpam takes every answer as bad, success, too"
