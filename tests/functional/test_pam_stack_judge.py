@@ -172,6 +172,7 @@ def theirs(libpam, folder, rule_type):
     return "crash" if number == CRASHED else pam_stack._RETURNS[number], answers
 
 
+@pytest.mark.judge
 def test_libpam_agrees(libpam, tmp_path):
     """Included by absolute paths: Debian's libpam looks for others in /etc/pam.d only."""
     dice = random.Random(3)

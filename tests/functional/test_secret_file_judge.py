@@ -259,6 +259,7 @@ class Judge:
         return self.path.read_bytes().decode("latin-1"), said, code
 
 
+@pytest.mark.judge
 def test_the_module_agrees(pam, folder):
     judge = Judge(pam, folder)
 

@@ -31,6 +31,9 @@ HEAD = [
 ACCOUNTS = {"judged_a": ["judged_ga", "judged_gb"], "judged_b": ["judged_gb"], "judged_c": []}
 
 
+pytestmark = pytest.mark.judge
+
+
 @pytest.fixture(scope="module", autouse=True)
 def accounts():
     """People and groups that conditions speak of."""

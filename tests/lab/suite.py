@@ -19,6 +19,8 @@ from tests.lab.salt import REPOSITORY as SEEN
 PYTEST = ["-m", "pytest", "-p", "no:cacheprovider"]
 # Debian release and Salt series of the functional tests.
 FUNCTIONAL = [("12", "3008"), ("13", "3008"), ("12", "3007"), ("12", "3006")]
+# The real parsers that judge ours are the release's, and ask nothing of Salt: once is enough.
+JUDGES = "3008"
 NO_TESTS = 5  # pytest's exit status when it collected none
 
 
@@ -142,13 +144,16 @@ class Suite:
         with Lab(specs) as lab:
             for (release, series), host in zip(FUNCTIONAL, lab.hosts.values(), strict=True):
                 name = f"functional tests, Debian {release}, Salt {series}"
-                with _phase(name):
-                    self._add(name, *self._on_host(host, f"/opt/salt/{series}/bin/python"))
+                judges = [] if series == JUDGES else ["-m", "not judge"]
+                with _phase(f"{name}{', without the judges' if judges else ''}"):
+                    python = f"/opt/salt/{series}/bin/python"
+                    self._add(name, *self._on_host(host, python, *judges))
 
-    def _on_host(self, host: Host, python: str) -> tuple[int, str]:
+    def _on_host(self, host: Host, python: str, *options: str) -> tuple[int, str]:
         junit = "/run/junit.xml"
         variables = [f"{name}={value}" for name, value in self._environment("/tmp").items()]
-        command = ["env", f"--chdir={SEEN}", *variables, python, *self._pytest("functional", junit)]
+        tests = [*self._pytest("functional", junit), *options]
+        command = ["env", f"--chdir={SEEN}", *variables, python, *tests]
         status = host.show(command)
         written = host.run(["cat", junit], check=False)
         return status, written.stdout
