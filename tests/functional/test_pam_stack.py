@@ -150,20 +150,37 @@ def test_bytes_that_are_no_text_stay(modules, folder):
     assert path.read_bytes() == before
 
 
+def round_trips(modules, path, folder):
+    """Every byte is there again after an edit and its undoing; what the reader made of it."""
+    rules = modules.pam_stack.read(path.name, folder)
+    before = path.read_bytes()
+    block = {"block": "trial", "rules": ["auth required pam_permit.so"], "at": "bottom"}
+    planned = modules.pam_stack.plan(path.name, [block], folder)
+    assert "pam_permit.so" in planned["diff"]
+    overlay = {str(path): planned["new"]}
+    gone = modules.pam_stack.plan(path.name, [{**block, "rules": []}], folder, overlay)
+    assert gone["new"].encode("utf-8", "surrogateescape") == before
+    return rules
+
+
 def test_every_file_of_this_host(modules):
     """Reads without a problem, round-trips, and lint has nothing to say of what Debian ships."""
     services = sorted(path for path in Path("/etc/pam.d").iterdir() if path.is_file())
     assert len(services) >= 15
     for path in services:
-        rules = modules.pam_stack.read(path.name)
+        rules = round_trips(modules, path, "/etc/pam.d")
         assert [rule for rule in rules if "problem" in rule] == []
-        before = path.read_bytes()
-        block = {"block": "trial", "rules": ["auth required pam_permit.so"], "at": "bottom"}
-        planned = modules.pam_stack.plan(path.name, [block])
-        overlay = {str(path): planned["new"]}
-        gone = modules.pam_stack.plan(path.name, [{**block, "rules": []}], files=overlay)
-        assert gone["new"].encode("utf-8", "surrogateescape") == before
         assert [f for f in modules.pam_stack.lint(path.name) if f["severity"] == "error"] == []
+
+
+@pytest.mark.judge
+def test_every_file_of_all_of_debian(modules):
+    """Those of packages that no host has all of; the lab fetched them from the archive."""
+    files = sorted(path for path in Path("/usr/local/share/pam.d").glob("*/*") if path.is_file())
+    assert len(files) >= 60
+    for path in files:
+        assert round_trips(modules, path, str(path.parent))
+    print(f"{len(files)} files of {len({path.parent for path in files})} packages round-trip")
 
 
 def test_an_edit_is_in_force_at_once(modules, folder):

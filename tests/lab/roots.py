@@ -65,6 +65,32 @@ done
 INSTALL_TESTS = """
 uv pip install --quiet --compile-bytecode --python /opt/salt/{version} {packages}
 """
+# Debian's packages with files for PAM (apt-file search /pam.d/), but for the largest and those that
+# every host has. Not all are in every release.
+PAM_PACKAGES = """
+    at away calife cinnamon-screensaver courier-imap courier-mta courier-pcp courier-pop
+    cron cups-daemon cyrus-imapd cyrus-murder cyrus-nntpd cyrus-pop3d francine freeradius
+    ftpd-ssl gdm3 gnome-flashback gnome-screensaver greetd i3lock inetutils-ftpd
+    libpam-elogind lightdm lightdm-remote-session-freerdp2 lightdm-remote-session-x2go login
+    lxdm mate-screensaver monit newrole nodm ocserv open-vm-tools opendoas partimage-server
+    pcs perdition pleaser polkitd popa3d poppassd ppp pure-ftpd-common pwauth
+    rsh-redone-server rsh-server samba-common schroot sddm sendmail-base solid-pop3d
+    sqwebmail suckless-tools super swaylock tigervnc-common ukui-screensaver util-linux uucp
+    vsftpd wdm x2gobroker-common xdm xrdp xscreensaver
+"""
+FETCH_PAM_FILES = f"""
+outside='apt-get -qq -o Acquire::Retries=3 -o Dir::Etc=/usr/local/share/apt-outside'
+$outside update
+mkdir /run/packages && cd /run/packages
+for package in {" ".join(PAM_PACKAGES.split())}; do
+    $outside download $package 2>/dev/null || continue
+    mkdir -p /usr/local/share/pam.d/$package
+    dpkg-deb --fsys-tarfile $package*.deb | tar -x --wildcards --transform 's,.*/,,' \\
+        -C /usr/local/share/pam.d/$package './etc/pam.d/*' './usr/lib/pam.d/*' 2>/dev/null || true
+    rm $package*.deb
+done
+rm -rf /var/lib/apt/lists/* && apt-get -qq update && apt-get clean
+"""
 INSTALL_GIT = """
 export DEBIAN_FRONTEND=noninteractive
 outside='apt-get -qq -o Dir::Etc=/usr/local/share/apt-outside'
@@ -110,11 +136,17 @@ def salt(release: str, version: str) -> Layer:
     return Layer(f"debian-{release}-salt-{version}", script, root(release))
 
 
-def tests(release: str, version: str) -> Layer:
-    """Debian with Salt and what functional tests import, in the same environment."""
+def tests(release: str, version: str, pam_files: bool = False) -> Layer:
+    """
+    Debian with Salt and what functional tests import, in the same environment.
+
+    Args:
+        pam_files: with the PAM files of all of Debian in /usr/local/share/pam.d/PACKAGE.
+    """
     packages = " ".join(tools.TESTS)
     script = INSTALL_TESTS.format(version=version, packages=packages)
-    return Layer(f"debian-{release}-tests-{version}", script, salt(release, version))
+    layer = Layer(f"debian-{release}-tests-{version}", script, salt(release, version))
+    return Layer(f"{layer.name}-pam", FETCH_PAM_FILES, layer) if pam_files else layer
 
 
 def master(release: str, version: str) -> Layer:

@@ -138,7 +138,11 @@ class Suite:
     def _functional(self) -> None:
         """As root on hosts that know Salt but no master."""
         specs = [
-            Spec(f"d{release}-{series}", roots.tests(release, series), sees_repository=True)
+            Spec(
+                f"d{release}-{series}",
+                roots.tests(release, series, pam_files=series == JUDGES),
+                sees_repository=True,
+            )
             for release, series in FUNCTIONAL
         ]
         with Lab(specs) as lab:

@@ -3,7 +3,8 @@ The policy compiler, case by case: a file in ``mfa_policy/`` is a case.
 
 ``pillar`` stands below the key sshd_mfa. Expected are ``errors`` and ``user_errors`` whole
 and in order, ``users`` (who is served), ``pam`` (the rules) and ``sshd`` to the letter, and
-``absent``: texts that stand nowhere in the answer. K1, K2 and ECDSA stand for the keys in keys.yaml.
+``absent``: texts that stand nowhere in the answer. K1, K2 and ECDSA stand for the keys in
+keys.yaml.
 """
 
 import json
