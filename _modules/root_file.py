@@ -46,7 +46,8 @@ def write(path, text, mode=0o644):
 
     Owner, mode, ACL and label of an existing file are kept. Symbolic links are followed where
     root owns every folder on the way, and nobody else can write to one; anything else is a
-    CommandExecutionError that names the folder, and nothing is written.
+    CommandExecutionError that names the folder, and nothing is written. So is what is no regular
+    file, and a disk that is full.
 
     mode
         Permissions of a new file. Default: ``0644`` (octal). A folder that is missing is made,
@@ -59,23 +60,24 @@ def write(path, text, mode=0o644):
         salt-call --local root_file.write /etc/ssh/banner 'Hello'
     """
     target = _resolve(path)
-    if text is None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(target)
-            _flush(os.path.dirname(target))
-        return True
-    folder = os.path.dirname(target)
-    if not os.path.exists(folder):
-        os.mkdir(folder, 0o700)
-        # Whatever umask the operator's shell has.
-        os.chmod(folder, 0o755 if mode & stat.S_IROTH else 0o700)
-    _replace(target, text, mode)
+    # A configuration file that is turned off is often a link to /dev/null.
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise CommandExecutionError(f"{path}: {target} is no regular file; put one in its place")
+    try:
+        _remove(target) if text is None else _lay_out(target, text, mode)
+    except OSError as error:
+        raise CommandExecutionError(f"{path}: {error.strerror}") from error
     return True
 
 
 def diff(path, old, new):
     """
     Return how a file changes, as a unified diff; ``None`` stands for no file.
+
+    Bytes that are not UTF-8 stand as ``\\xfc``: Salt could not send them back.
+
+    Only lines that change are in it: those around them may hold passwords, and what a state
+    returns is kept on the master.
 
     CLI Example:
 
@@ -88,8 +90,10 @@ def diff(path, old, new):
         (new or "").splitlines(keepends=True),
         path if old is not None else "/dev/null",
         path if new is not None else "/dev/null",
+        n=0,
     )
-    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+    changed = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+    return changed.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _resolve(path):
@@ -128,6 +132,21 @@ def _refuse_others(folder):
                 f"{folder}: belongs to somebody else than root, or others can write to it;"
                 f" run: chown root {folder}; chmod go-w {folder}"
             )
+
+
+def _remove(target):
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(target)
+        _flush(os.path.dirname(target))
+
+
+def _lay_out(target, text, mode):
+    folder = os.path.dirname(target)
+    if not os.path.exists(folder):
+        os.mkdir(folder, 0o700)
+        # Whatever umask the operator's shell has.
+        os.chmod(folder, 0o755 if mode & stat.S_IROTH else 0o700)
+    _replace(target, text, mode)
 
 
 def _replace(target, text, mode):

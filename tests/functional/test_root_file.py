@@ -3,6 +3,7 @@
 import os
 import stat
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,11 @@ def test_every_byte_survives(modules, folder):
     modules.root_file.write(str(path), text + "!")
     assert path.read_bytes() == b"caf\xe9\r\nno end!"
     assert modules.root_file.read(str(folder / "none")) is None
+
+
+def test_a_diff_holds_what_salt_can_send(modules):
+    diff = modules.root_file.diff("/etc/x", "a \udcfc \u00fc\n", "b\n")
+    assert diff.splitlines()[3:] == ["-a \\xfc \u00fc", "+b"]
 
 
 def test_owner_mode_acl_and_attributes_are_kept(modules, folder):
@@ -120,3 +126,33 @@ def test_a_missing_folder_whatever_the_umask(modules, folder, mode, above):
         os.umask(before)
     made = folder / "made"
     assert [stat.S_IMODE(path.stat().st_mode) for path in (made, made / "file")] == [above, mode]
+
+
+def test_what_is_no_file_stays(modules, folder):
+    """A link to /dev/null turns a file off; the device is everybody's."""
+    (folder / "off").symlink_to("/dev/null")
+    (folder / "sub").mkdir()
+    for name in ("off", "sub"):
+        for text in ("text\n", None):
+            with pytest.raises(CommandExecutionError, match="is no regular file"):
+                modules.root_file.write(str(folder / name), text)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(modules, folder):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=755", "none", folder], check=True)
+    try:
+        path = folder / "file"
+        path.write_text("old\n")
+        with pytest.raises(CommandExecutionError, match=f"{path}: No space left"):
+            modules.root_file.write(str(path), "x" * 100_000)
+        assert (os.listdir(folder), path.read_text()) == (["file"], "old\n")
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_diff_shows_only_what_changes(modules):
+    text = "auth required pam_mysql.so passwd=hidden\n"
+    diff = modules.root_file.diff("/etc/pam.d/x", text, text + "auth required pam_unix.so\n")
+    assert "+auth required pam_unix.so\n" in diff
+    assert "hidden" not in diff
