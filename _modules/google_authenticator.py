@@ -850,7 +850,7 @@ def _settled(folder, names):
 
 
 def _overwritten(written):
-    """Which of ``{name: (place, inode)}`` others have written since; None: before us already."""
+    """Which of ``{name: (place, inode)}`` others have written; None: ours never got in place."""
     gone = set()
     for folder in {place.folder for place, _ in written.values()}:
         ours = {place.name: name for name, (place, _) in written.items() if place.folder == folder}
@@ -982,14 +982,15 @@ def _write(edits):
     errors = {}
     waiting = {name: edit for name, edit in edits.items() if edit.text is not None}
     for attempt in range(10 * _ROUNDS):
-        lost = _write_once(waiting, errors) if waiting else ()
+        # to give up with texts that are not joined would bring spent codes back
+        joining = any(edit.others for edit in waiting.values())
+        if not waiting or (attempt >= _ROUNDS and not joining):
+            break
+        lost = _write_once(waiting, errors)
         for name in lost:
             with _noted(errors, name):
                 edits[name].plan()
         waiting = {n: edits[n] for n in lost if n not in errors and edits[n].text is not None}
-        # to give up with texts that are not joined would bring spent codes back
-        if attempt >= _ROUNDS and not any(edit.others for edit in waiting.values()):
-            break
     return errors | dict.fromkeys(waiting, "somebody else kept writing the file; apply again")
 
 

@@ -216,27 +216,27 @@ def forget_originals():
 
 def _refuse_unbound(files, service, running):
     """sshd gives up for good when it cannot read its files, or listen on anything."""
-    wanted = __salt__["sshd_config.effective"](files=files)["listenaddress"]
-    if any(place["by"] != "sshd" for place in __salt__["sshd_config.ports"](service)):
-        return
+    __salt__["sshd_config.effective"](files=files)
     own = set(_listening(running).values())
-    for address in wanted:
-        host, _, port = address.rpartition(":")
-        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    for place in __salt__["sshd_config.ports"](service, files=files):
+        address, port = place["address"], place["port"]
+        if place["by"] != "sshd":
+            return
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family) as candidate:
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 candidate.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
-                candidate.bind((host.strip("[]"), int(port)))
+                candidate.bind((address, port))
             except OSError as err:
-                if err.errno == errno.EADDRINUSE and int(port) in own:
+                if err.errno == errno.EADDRINUSE and port in own:
                     continue
                 # Without IPv6, or IPv4, sshd goes on with the other.
-                if err.errno != errno.EADDRINUSE and host in ("0.0.0.0", "[::]"):  # noqa: S104
+                if err.errno != errno.EADDRINUSE and address in ("0.0.0.0", "::"):  # noqa: S104
                     continue
                 raise CommandExecutionError(
-                    f"sshd could not listen on {address}: {err.strerror}"
+                    f"sshd could not listen on {address} port {port}: {err.strerror}"
                 ) from None
 
 

@@ -135,7 +135,7 @@ def test_an_sshd_that_is_not_the_services_is_not_left_behind(modules):
 
 
 def test_an_address_that_sshd_cannot_have_is_refused(modules):
-    with pytest.raises(CommandExecutionError, match=r"could not listen on 192\.0\.2\.1:22"):
+    with pytest.raises(CommandExecutionError, match=r"could not listen on 192\.0\.2\.1 port 22"):
         modules.guarded_change.apply({DROP_IN: "ListenAddress 192.0.2.1\n"}, {}, "ssh")
     refused = pytest.raises(CommandExecutionError, match="could not listen on")
     with socket.create_server(("", 8022)), refused:
