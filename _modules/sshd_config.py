@@ -276,6 +276,11 @@ class _Files:
     """The files of the host below an overlay."""
 
     def __init__(self, overlay=None):
+        if not isinstance(overlay or {}, dict) or not all(
+            isinstance(path, str) and isinstance(text, (str, type(None)))
+            for path, text in (overlay or {}).items()
+        ):
+            raise SaltInvocationError("files: expected {absolute path: text, or None}")
         self.overlay = {os.path.normpath(path): text for path, text in (overlay or {}).items()}
 
     def text(self, path):
@@ -364,6 +369,8 @@ def _lines(path, files, release, outer=(), depth=0):
     match = outer
     for number, text in enumerate(files.text(path).split("\n"), 1):
         try:
+            if "\0" in text:  # load_server_config() would join what is before it to the next line
+                raise ValueError("a NUL byte, at which sshd cuts the line off")
             found = _parse(text, release)
             if found is None:
                 continue
@@ -607,9 +614,13 @@ def _conditions(match):
     """As sshd_config(5) writes them: ``User sean LocalPort 22``."""
     spelled = {"localaddress": "LocalAddress", "localport": "LocalPort", "rdomain": "RDomain"}
     return " ".join(
-        f"{spelled.get(name, name.capitalize())} {patterns}" if patterns else name
+        f"{spelled.get(name, name.capitalize())} {_quoted(patterns)}" if patterns else name
         for name, patterns in match
     )
+
+
+def _quoted(patterns):
+    return f'"{patterns}"' if " " in patterns or "\t" in patterns else patterns
 
 
 def _blocks(lines, release):
@@ -942,7 +953,7 @@ def _with_lines(text, at, new):
     pieces = _pieces(text)
     end = "\r\n" if pieces and pieces[0].endswith("\r\n") else "\n"
     if at == len(pieces) and pieces and not pieces[-1].endswith("\n"):
-        pieces[-1] += end
+        return text + "".join(f"{end}{line}" for line in new)
     return "".join([*pieces[:at], *(f"{line}{end}" for line in new), *pieces[at:]])
 
 
@@ -969,6 +980,27 @@ def _losing(lines, path, release):
     ]
 
 
+def _refuse_losing(lines, path, release, names=None):
+    """Refuse lines of a file that another file's beat; with names, of these keywords only."""
+    for line, winner in _losing(lines, path, release):
+        if names is None or line.name in names:
+            raise CommandExecutionError(
+                f"{path}:{line.number}: {line.keyword} has no effect: {winner.file}:{winner.number}"
+                f" ({winner.text.strip()}) is read before it. Take that line away, or use a"
+                " drop-in with a name that sorts before"
+            )
+
+
+def _counting(lines, without, release):
+    """Lines that are not beaten, and under which conditions, but for those of some files."""
+    dead = {line for line, _ in _losing(lines, None, release)}
+    return {
+        (line.file, line.number, line.text.strip(), line.match)
+        for line in lines
+        if _settings(line) and line not in dead and line.file not in without
+    }
+
+
 def _plan_present(path, text, config, overlay, release):
     """The overlay's new texts so that a drop-in is read, outside of Match, before what beats it."""
     files = _Files({**overlay, path: text})
@@ -977,55 +1009,84 @@ def _plan_present(path, text, config, overlay, release):
     def read():
         return list(_lines(config, files, release))
 
-    ways = [line for line in read() if path in line.included]
+    before = read()
+    ways = [line for line in before if path in line.included]
     if not ways:
         new = [_MARK.format(path), f"Include {path}"]
         main = _with_lines(main, _first(main, release), new)
-    elif ways[0].match or _losing(read(), path, release):
-        way = ways[0]
-        if way.file == config:
-            pieces = _pieces(main)
-            moved = pieces[way.number - 1]
-            pieces[way.number - 1] = _MOVED.format(path) + moved
-            rest = "".join(pieces)
-            new = [_MARK.format(path), moved.strip()]
-            main = _with_lines(rest, _first(rest, release), new)
+    elif ways[0].file == config and (ways[0].match or _losing(before, path, release)):
+        pieces = _pieces(main)
+        moved = pieces[ways[0].number - 1]
+        pieces[ways[0].number - 1] = _MOVED.format(path) + moved
+        rest = "".join(pieces)
+        main = _with_lines(rest, _first(rest, release), [_MARK.format(path), moved.strip()])
     files.overlay[config] = main
-    if all(line.match for line in read() if path in line.included):
+    after = read()
+    if all(line.match for line in after if path in line.included):
         raise CommandExecutionError(
             f"{path}: {ways[0].file}:{ways[0].number} includes it inside a Match block; move that"
             " Include above the Match"
         )
-    for line, winner in _losing(read(), path, release):
+    _refuse_losing(after, path, release)
+    known = (path, config)
+    for revived in _counting(after, known, release) - _counting(before, known, release):
         raise CommandExecutionError(
-            f"{path}:{line.number}: {line.keyword} has no effect: {winner.file}:{winner.number}"
-            f" ({winner.text.strip()}) is read before it. Take that line away, or give the drop-in"
-            " a name that sorts before"
+            f"{path} counts only when {ways[0].file}:{ways[0].number} ({ways[0].text.strip()}) goes"
+            f" above the first keyword, and then {revived[0]}:{revived[1]} ({revived[2]}) would"
+            " begin to hold. Take that line away, or move the Include yourself"
         )
     return main
 
 
-def _plan_absent(path, config, overlay):
-    """The main file without our Include for a drop-in; one that we moved is where it was."""
-    main, moved = _Files(overlay).text(config), _MOVED.format(path)
+def _plan_absent(path, config, overlay, release):
+    """
+    The main file without our Include for a drop-in; one that we moved is where it was.
+
+    Somebody may have edited the file since: only what is ours goes, wherever it stands.
+    """
+    main, mark, moved = _Files(overlay).text(config), _MARK.format(path), _MOVED.format(path)
     pieces = _pieces(main)
-    for at, piece in enumerate(pieces[:-1]):
-        if piece.strip() == _MARK.format(path):
-            rest = [*pieces[:at], *pieces[at + 2 :]]
-            return "".join(piece.removeprefix(moved) for piece in rest)
-    return main
+    marks = [at for at, piece in enumerate(pieces) if piece.strip() == mark]
+    ours = {piece.removeprefix(moved).strip() for piece in pieces if piece.startswith(moved)}
+    ours = [at for at, piece in enumerate(pieces) if piece.strip() in ours | {f"Include {path}"}]
+    gone = {*marks, *([at for at in ours if at - 1 in marks] or ours[:1] if marks else [])}
+    if ours and not marks:  # somebody took the mark away: the Include is theirs now
+        gone = {at for at, piece in enumerate(pieces) if piece.startswith(moved)}
+    rest = "".join(piece.removeprefix(moved) for at, piece in enumerate(pieces) if at not in gone)
+    if len(pieces) - 1 in gone and not main.endswith("\n"):
+        rest = re.sub(r"\r?\n\Z", "", rest)
+
+    def counting(text):
+        files = _Files({**overlay, config: text, path: None})
+        return _counting(list(_lines(config, files, release)), [config], release)
+
+    # A drop-in that came later may count by that Include only: then the marks become its own
+    heirs = counting(main) - counting(rest) if rest != main else ()
+    for heir, *_ in sorted(heirs):
+        return main.replace(mark, _MARK.format(heir)).replace(moved, _MOVED.format(heir))
+    return rest
+
+
+def _is_word(value):
+    return isinstance(value, (str, int, float)) and bool(str(value).strip())
 
 
 def _wanted_lines(keyword, value):
     """The lines of a keyword; ``None`` for none. A list is one line a value where they add up."""
     if value is None:
         return []
-    words = [
-        {True: "yes", False: "no"}.get(each, str(each)) if isinstance(each, bool) else str(each)
-        for each in (value if isinstance(value, (list, tuple)) else [value])
-    ]
-    if not re.fullmatch("[A-Za-z0-9]+", str(keyword)) or any(not word.strip() for word in words):
+    given = value if isinstance(value, (list, tuple)) else [value]
+    named = isinstance(keyword, str) and re.fullmatch("[A-Za-z0-9]+", keyword)
+    if not named or not given or not all(map(_is_word, given)):
         raise SaltInvocationError(f"{keyword}: {value}: expected a keyword, and what it is to be")
+    if keyword.lower() in ("include", "match"):
+        raise SaltInvocationError(
+            f"{keyword}: {value}: no option; Match is the argument match, Include the state drop_in"
+        )
+    words = [
+        {"True": "yes", "False": "no"}[str(each)] if isinstance(each, bool) else str(each)
+        for each in given
+    ]
     if any(re.search(r"[\n\r\0]", word) for word in words):
         raise SaltInvocationError(f"{keyword}: a value cannot contain a line break")
     if _canonical(keyword) not in _ADDS_UP | {"subsystem"}:
@@ -1192,8 +1253,12 @@ def _who(connection):
     for key, value in who.items():
         if key not in _CONNECTION:
             raise SaltInvocationError(f"{key}: expected one of {', '.join(_CONNECTION)}")
-        if "," in str(value):
+        if "," in str(value) or not isinstance(value, (str, int)):
             raise SaltInvocationError(f"{key}: {value}: expected one value, without a comma")
+    try:
+        who.update({key: _port(str(who[key])) for key in who if key == "lport"})
+    except OSError:
+        raise SaltInvocationError(f"lport: {who['lport']}: expected a port") from None
     return {key: value if key == "invalid_user" else str(value) for key, value in who.items()}
 
 
@@ -1273,7 +1338,7 @@ def source(keyword, config=CONFIG, files=None, **connection):
         salt-call --local sshd_config.source PasswordAuthentication user=sean
     """
     lines, version = _tree(config, files)
-    name = _canonical(keyword)
+    name = _canonical(str(keyword))
     if name not in _GLOBAL | _IN_MATCH and name not in [line.name for line in lines]:
         raise SaltInvocationError(f"{keyword}: no keyword of sshd_config(5)")
     found = _evaluate(lines, _who(connection), version).get(name, [])
@@ -1387,8 +1452,8 @@ def lint(config=CONFIG, files=None, users=None, service="ssh", **connection):
         As for :py:func:`read`.
 
     users
-        Accounts that are to get in: named where AllowUsers, DenyUsers, AllowGroups or DenyGroups
-        shut them out. Default: none
+        Accounts that are to get in, a name or a list of them: named where AllowUsers, DenyUsers,
+        AllowGroups or DenyGroups shut them out. Default: none
 
     service
         As for :py:func:`ports`.
@@ -1410,7 +1475,8 @@ def lint(config=CONFIG, files=None, users=None, service="ssh", **connection):
         _is_user,
         _is_group,
     )
-    found = _lint(config, _Files(files), host, users or (), _who(connection))
+    users = [users] if isinstance(users, str) else users or []
+    found = _lint(config, _Files(files), host, users, _who(connection))
     try:
         _ask(["-t"], config, files)
     except CommandExecutionError as err:
@@ -1442,6 +1508,16 @@ def _is_group(name):
         return False
 
 
+def _refuse_path(path, config):
+    """Refuse what is no drop-in, or what an Include would have to quote."""
+    plain = isinstance(path, str) and re.fullmatch(r"""(/[^/\s"'\\*?[]+)+""", path)
+    if not plain or os.path.normpath(path) != path or path == config or os.path.isdir(path):
+        raise SaltInvocationError(
+            f"{path}: expected the absolute path of a drop-in, without white space, quotes,"
+            " wildcards, // and .."
+        )
+
+
 def plan_options(path, options, match=None, config=CONFIG, files=None):
     """
     Return what must be written so that keywords have these values: ``{path: text}``, as
@@ -1471,8 +1547,16 @@ def plan_options(path, options, match=None, config=CONFIG, files=None):
         salt-call --local sshd_config.plan_options /etc/ssh/sshd_config '{X11Forwarding: false}'
     """
     release = _release_of(_version())
+    if not isinstance(options, dict):
+        raise SaltInvocationError(f"options: {options}: expected keywords, each with its value")
+    if match is not None and (not isinstance(match, str) or re.search(r"[\n\r\0]", match)):
+        raise SaltInvocationError(f"match: {match}: expected one line, such as Group sftp")
+    if path != config:
+        _refuse_path(path, config)
     try:
         criteria = tuple(_criteria(match, release)) if match else ()
+        if criteria and tuple(_criteria(_conditions(criteria), release)) != criteria:
+            raise ValueError(f"Match {match}: such quotes cannot be written")
         return _plan_options(path, options, criteria, config, files, release)
     except _BadLineError as err:
         raise CommandExecutionError(f"{err}; sshd refuses the file. Nothing was changed") from None
@@ -1489,12 +1573,15 @@ def _plan_options(path, options, criteria, config, files, release):
     if path != config:
         return plan_drop_in(path, new, config, files) if new or old else {}
     overlay = {**(files or {}), config: new}
+    wanted = {_canonical(keyword): keyword for keyword in options}
     for line, _ in _losing(list(_lines(config, _Files(overlay), release)), config, release):
-        wanted = {_canonical(keyword): keyword for keyword in options}
         if line.name in wanted and not line.match:  # an Include above it says otherwise
             keyword = wanted[line.name]
             lines = _wanted_lines(keyword, options[keyword])
             new = _set(path, new, keyword, lines, (), release, on_top=True)
+    overlay[config] = new
+    lines = list(_lines(config, _Files(overlay), release))
+    _refuse_losing([line for line in lines if line.match == criteria], config, release, wanted)
     return {config: new} if new != old else {}
 
 
@@ -1518,6 +1605,9 @@ def apply(plan, config=CONFIG):
 
         salt-call --local sshd_config.apply '{/etc/ssh/sshd_config.d/x.conf: "UsePAM yes"}'
     """
+    for path in _Files(plan).overlay:
+        if not os.path.isabs(path):
+            raise SaltInvocationError(f"{path}: expected an absolute path")
     old = {path: __salt__["root_file.read"](path) for path in plan}
     changes = differences(plan)
     effective(config, plan)
@@ -1528,9 +1618,13 @@ def apply(plan, config=CONFIG):
             written.append(path)
         effective(config)
     except (CommandExecutionError, OSError) as err:
+        outcome = "Everything was put back"
         for path in reversed(written):
-            __salt__["root_file.write"](path, old[path])
-        raise CommandExecutionError(f"{err}. Everything was put back") from None
+            try:
+                __salt__["root_file.write"](path, old[path])
+            except (CommandExecutionError, OSError) as again:
+                outcome = f"{path} could not be put back: {again}"
+        raise CommandExecutionError(f"{err}. {outcome}") from None
     return changes
 
 
@@ -1562,13 +1656,15 @@ def plan_drop_in(path, text, config=CONFIG, files=None):
     this file is put above the first keyword: other files of the folder stay as dead as they are),
     or only inside a Match block, or below a line that decides otherwise (that ``Include`` moves
     above the first keyword, and leaves a comment where it stood). Where a line still beats the
-    drop-in's, a CommandExecutionError names both. Lines that add up, as ``Port``, beat nothing.
+    drop-in's, or another file's line would come into force by that move, a CommandExecutionError
+    names it. Lines that add up, as ``Port``, beat nothing.
 
     path
         The drop-in, an absolute path.
 
     text
-        Its text; ``None`` for no drop-in, no marked ``Include``, and a moved one where it was.
+        Its text; ``None`` for no drop-in, no marked ``Include``, and a moved one where it was;
+        what was edited since stays. A drop-in that counts by the moved one only takes it over.
 
     config, files
         As for :py:func:`read`.
@@ -1579,13 +1675,14 @@ def plan_drop_in(path, text, config=CONFIG, files=None):
 
         salt-call --local sshd_config.plan_drop_in /etc/ssh/sshd_config.d/00-x.conf 'UsePAM yes'
     """
-    if not os.path.isabs(path) or path == config:
-        raise SaltInvocationError(f"{path}: expected the absolute path of a drop-in")
+    _refuse_path(path, config)
+    if not isinstance(text, (str, type(None))):
+        raise SaltInvocationError(f"{path}: expected its contents as text, not {text}")
     overlay, release = files or {}, _release_of(_version())
     before = _Files(overlay)
     try:
         if text is None:
-            main = _plan_absent(path, config, overlay)
+            main = _plan_absent(path, config, overlay, release)
         else:
             main = _plan_present(path, text, config, overlay, release)
     except _BadLineError as err:

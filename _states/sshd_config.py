@@ -96,8 +96,14 @@ def drop_in(name, contents, config=CONFIG):
                 MaxAuthTries 3
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
-    text = contents if contents.endswith("\n") else f"{contents}\n"
-    return _carry_out(ret, lambda: __salt__["sshd_config.plan_drop_in"](name, text, config), config)
+
+    def plan():
+        if not isinstance(contents, str):
+            raise SaltInvocationError(f"contents: {contents}: expected the text of the file")
+        text = contents if contents.endswith("\n") else f"{contents}\n"
+        return __salt__["sshd_config.plan_drop_in"](name, text, config)
+
+    return _carry_out(ret, plan, config)
 
 
 def drop_in_absent(name, config=CONFIG):
@@ -131,6 +137,6 @@ def _carry_out(ret, make_plan, config):
                 "comment": "sshd's files would be changed",
             }
         changes = __salt__["sshd_config.apply"](plan, config)
-    except (CommandExecutionError, SaltInvocationError) as err:
+    except (CommandExecutionError, SaltInvocationError, OSError) as err:
         return {**ret, "result": False, "comment": str(err)}
     return {**ret, "changes": changes, "comment": "sshd's files were changed"}

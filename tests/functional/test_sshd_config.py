@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from salt.exceptions import CommandExecutionError
+import salt.payload
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from tests.support import REPO, load
 from tests.unit import test_sshd_config as unit
@@ -192,11 +193,24 @@ def empty(_):
     return ""
 
 
+def a_comment_without_end(_):
+    return "# nothing yet\r\n# nor here"
+
+
 def no_final_newline(text):
     return late(text).rstrip("\n")
 
 
-MAINS = [str, no_include, late, in_match, carriage_returns, no_final_newline, empty]
+MAINS = [
+    str,
+    no_include,
+    late,
+    in_match,
+    carriage_returns,
+    no_final_newline,
+    empty,
+    a_comment_without_end,
+]
 
 
 @pytest.mark.parametrize("main", MAINS)
@@ -231,6 +245,119 @@ def test_other_dead_drop_ins_stay_dead(sshd, states):
     CONFIG.write_text(no_include(CONFIG.read_text()))
     states.sshd_config.drop_in(name=str(DROP_IN), contents="PasswordAuthentication no")
     assert sshd.effective()["permitemptypasswords"] == ["no"]
+
+
+@pytest.mark.parametrize("above", ["PermitEmptyPasswords no\nX11Forwarding yes", "Match User bin"])
+def test_a_drop_in_does_not_wake_others(above, sshd, states, testmode):
+    other = FOLDER / "50-other.conf"
+    other.write_text("PermitEmptyPasswords yes\n")
+    before = f"{above}\nInclude {FOLDER}/*.conf\n"
+    CONFIG.write_text(before)
+    ret = states.sshd_config.drop_in(name=str(DROP_IN), contents="X11Forwarding no", test=testmode)
+    assert ret.result is False
+    assert f"{other}:1 (PermitEmptyPasswords yes) would begin to hold" in ret.comment
+    assert CONFIG.read_text() == before
+    assert not DROP_IN.exists()
+
+
+def test_a_later_drop_in_still_counts_when_the_first_goes(sshd, states):
+    later = FOLDER / "20-later.conf"
+    before = f"MaxAuthTries 6\nX11Forwarding yes\nInclude {FOLDER}/*.conf\n"
+    CONFIG.write_text(before)
+    assert states.sshd_config.drop_in(name=str(DROP_IN), contents="MaxAuthTries 3").result
+    assert states.sshd_config.drop_in(name=str(later), contents="X11Forwarding no").result
+    assert states.sshd_config.drop_in_absent(name=str(DROP_IN)).result is True
+    assert sshd.effective()["x11forwarding"] == ["no"]
+    assert states.sshd_config.drop_in_absent(name=str(later)).result is True
+    assert CONFIG.read_text() == before
+
+
+OUTSIDE = "/etc/ssh/test.conf"  # of no Include of Debian's
+KEYWORDS = "X11Forwarding no\nUsePAM yes\n"
+
+
+@pytest.mark.parametrize(
+    ("edit", "left"),
+    [
+        (lambda mark, include: [include, KEYWORDS], f"Include {OUTSIDE}\n{KEYWORDS}"),
+        (lambda mark, include: [mark, KEYWORDS], KEYWORDS),
+        (lambda mark, include: [KEYWORDS, mark], KEYWORDS),
+        (lambda mark, include: [mark, KEYWORDS, include], KEYWORDS),
+        (lambda mark, include: [KEYWORDS, include, "# other\n", mark], f"{KEYWORDS}# other\n"),
+        (lambda mark, include: [mark, include, mark, include, KEYWORDS], KEYWORDS),
+        (lambda mark, include: ["# new\n", mark, include, KEYWORDS], f"# new\n{KEYWORDS}"),
+    ],
+)
+def test_an_edited_file_loses_only_what_is_ours(edit, left, states):
+    CONFIG.write_text(KEYWORDS)
+    states.sshd_config.drop_in(name=OUTSIDE, contents="MaxAuthTries 3")
+    mark, include, *rest = CONFIG.read_text().splitlines(keepends=True)
+    assert "".join(rest) == KEYWORDS
+    CONFIG.write_text("".join(edit(mark, include)))
+    assert states.sshd_config.drop_in_absent(name=OUTSIDE).result is True
+    assert CONFIG.read_text() == left
+
+
+@pytest.mark.parametrize("marked", [0, 1, 2])
+def test_an_include_that_was_moved_and_edited_is_there_once(marked, states):
+    include = f"Include {FOLDER}/*.conf\n"
+    CONFIG.write_text(f"MaxAuthTries 6\n{include}")
+    states.sshd_config.drop_in(name=str(DROP_IN), contents="MaxAuthTries 3")
+    lines = CONFIG.read_text().splitlines(keepends=True)
+    CONFIG.write_text("".join(lines[marked:]))
+    assert states.sshd_config.drop_in_absent(name=str(DROP_IN)).result is True
+    top = f"{include}MaxAuthTries 6\n"
+    assert CONFIG.read_text() == (top if marked == 1 else f"MaxAuthTries 6\n{include}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test.conf",
+        str(CONFIG),
+        str(FOLDER),
+        "/",
+        f"{FOLDER}//x.conf",
+        f"{FOLDER}/../sshd_config",
+        "/etc/ssh/a b.conf",
+        "/etc/ssh/a[b].conf",
+        "/etc/ssh/a'b.conf",
+        "/etc/ssh/x\nPermitRootLogin yes",
+    ],
+)
+def test_what_is_no_path_of_a_drop_in(name, states, testmode):
+    before = CONFIG.read_bytes()
+    for ret in (
+        states.sshd_config.drop_in(name=name, contents="UsePAM yes", test=testmode),
+        states.sshd_config.drop_in_absent(name=name, test=testmode),
+    ):
+        assert ret.result is False
+        assert ret.comment.startswith(f"{name}: expected the absolute path of a drop-in")
+    assert CONFIG.read_bytes() == before
+
+
+@pytest.mark.parametrize("contents", [None, 5, True, ["UsePAM yes"], {"UsePAM": "yes"}])
+def test_contents_that_are_no_text(contents, states):
+    ret = states.sshd_config.drop_in(name=str(DROP_IN), contents=contents)
+    assert (ret.result, ret.changes) == (False, {})
+    assert ret.comment == f"contents: {contents}: expected the text of the file"
+
+
+def test_a_nul_byte_is_named(sshd):
+    files = {str(CONFIG): "Port 22\n# cut\0 off\nMaxAuthTries 3\n"}
+    assert sshd.effective(files=files)["maxauthtries"] == ["6"]  # it has become a comment
+    with pytest.raises(CommandExecutionError, match=f"^{CONFIG}:2: a NUL byte"):
+        sshd.values(files=files)
+
+
+@pytest.mark.parametrize(
+    ("connection", "words"),
+    [({"lport": "many"}, "lport: many"), ({"user": ["sean"]}, "user: .*one value")],
+)
+def test_a_connection_that_cannot_be(connection, words, sshd):
+    for ask in (sshd.values, sshd.effective):
+        with pytest.raises(SaltInvocationError, match=words):
+            ask(**connection)
 
 
 def test_a_drop_in_that_another_one_beats(states):
@@ -336,6 +463,15 @@ def test_options_of_a_drop_in(sshd, states):
         ({"Ban ner": "x"}, "expected a keyword"),
         ({"Banner": ""}, "expected a keyword"),
         ({"Port": "many"}, "Badly formatted port number"),
+        ({"Match": "User root"}, "Match is the argument match"),
+        ({"Include": "/etc/ssh/x"}, "Include the state drop_in"),
+        ({"AllowUsers": [None]}, "expected a keyword"),
+        ({"AllowUsers": [["root"]]}, "expected a keyword"),
+        ({"AllowUsers": []}, "expected a keyword"),
+        ({"Banner": {"a": "b"}}, "expected a keyword"),
+        ({True: 1}, "expected a keyword"),
+        ([{"X11Forwarding": False}], "expected keywords"),
+        (None, "expected keywords"),
     ],
 )
 def test_wrong_options_change_nothing(options, words, states):
@@ -344,3 +480,37 @@ def test_wrong_options_change_nothing(options, words, states):
     assert ret.result is False
     assert words in ret.comment
     assert CONFIG.read_bytes() == before
+
+
+def test_options_of_a_match_block_that_a_drop_in_beats(states):
+    DROP_IN.write_text("Match User nobody\nX11Forwarding yes\n")
+    before = CONFIG.read_bytes()
+    wanted = {"X11Forwarding": False}
+    ret = states.sshd_config.options(name="x", options=wanted, match="User nobody")
+    assert ret.result is False
+    assert f"{DROP_IN}:2 (X11Forwarding yes) is read before it" in ret.comment
+    assert CONFIG.read_bytes() == before
+
+
+def test_a_match_block_for_names_with_spaces(sshd, states):
+    wanted, match = {"X11Forwarding": False}, 'User "domain user"'
+    assert states.sshd_config.options(name="x", options=wanted, match=match).result is True
+    assert sshd.effective(user="domain user")["x11forwarding"] == ["no"]
+    assert states.sshd_config.options(name="x", options=wanted, match=match).changes == {}
+
+
+@pytest.mark.parametrize("match", [5, True, ["User a"], {"User": "a"}, 'User "a\nPermitTTY no"'])
+def test_what_is_no_match(match, states):
+    before = CONFIG.read_bytes()
+    ret = states.sshd_config.options(name="x", options={"X11Forwarding": False}, match=match)
+    assert (ret.result, ret.changes) == (False, {})
+    assert "expected one line, such as Group sftp" in ret.comment
+    assert CONFIG.read_bytes() == before
+
+
+def test_the_diff_of_a_file_that_is_not_utf8_can_be_sent(states):
+    CONFIG.write_bytes(b"# gr\xfcn\nBanner /gr\xfcn\n")
+    ret = states.sshd_config.options(name="x", options={"Banner": "none"})
+    assert ret.result is True
+    assert CONFIG.read_bytes() == b"# gr\xfcn\nBanner none\n"
+    assert b"-Banner /gr\\xfcn" in salt.payload.dumps(dict(ret.changes))
