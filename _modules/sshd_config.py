@@ -1195,7 +1195,8 @@ def _stage(folder, config, files):
                 found = _parse(line, release)
             except ValueError:
                 continue  # sshd will say it
-            if found and _canonical(found[0]) == "include" and found[1]:
+            # An empty argument stays, for sshd to refuse it
+            if found and _canonical(found[0]) == "include" and all(found[1]):
                 included = [name for pattern in found[1] for name in files.glob(pattern)]
                 for name in included:
                     copy(name)

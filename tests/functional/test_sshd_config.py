@@ -372,7 +372,10 @@ def test_a_drop_in_that_another_one_beats(states):
     assert not DROP_IN.exists()
 
 
-@pytest.mark.parametrize("contents", ["Foo bar", 'Banner "x', "Match User a\nUsePAM yes", "Port x"])
+@pytest.mark.parametrize(
+    "contents",
+    ["Foo bar", 'Banner "x', "Match User a\nUsePAM yes", "Port x", 'UsePAM yes\nInclude ""'],
+)
 def test_what_sshd_refuses_is_not_written(contents, states, testmode):
     before = FOLDER.stat().st_mtime_ns
     ret = states.sshd_config.drop_in(name=str(DROP_IN), contents=contents, test=testmode)
