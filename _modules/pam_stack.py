@@ -123,10 +123,8 @@ class _Entry:
         if len(self.words) < 2:
             return None
         value = self.values[1]
-        if value.lower() in _CONTROLS:
-            return value.lower()
         bracketed = self.text.startswith("[", self.words[1].start)
-        return f"[{' '.join(value.split())}]" if bracketed else value
+        return _canonical(f"[{value}]" if bracketed else value)
 
     @property
     def broken(self):
@@ -290,6 +288,16 @@ _SETTING = re.compile(
 )
 
 
+def _canonical(control):
+    """A control as it is shown: a word in lower case, a table with single blanks."""
+    word = control.removeprefix("[").removesuffix("]").lower()
+    if word in _CONTROLS:
+        return word
+    if control[:1] == "[" and control[-1:] == "]":
+        return f"[{' '.join(control[1:-1].split())}]"
+    return control
+
+
 def _table(control):
     """``({answer: action or number of rules to jump}, what is wrong with it)``"""
     if control.lower() in _CONTROLS:
@@ -391,7 +399,7 @@ class _Reader:
         if rule_type is None:  # an @include that failed: _pam_add_handler() takes no type "any"
             raise _GivesUpError(f"{handler.place}: {handler.fails}")
         target = handler.entry.target
-        if target and (handler.substack or not handler.entry.how):
+        if target is not None and (handler.substack or not handler.entry.how):
             stem, dot, end = target.rpartition("/")[2].rpartition(".")
             if (stem if dot else end) in ("", "?"):  # extract_modulename()
                 raise _GivesUpError(f"{handler.place}: {target!r} is no file name")
@@ -484,6 +492,13 @@ def _jumped(stack, at, count):
 
 
 _DENIALS = {"auth": "auth_err", "account": "auth_err", "password": "authtok_err"}
+# Modules of auth that say success on most days, whoever comes; with this argument
+_WAVES_THROUGH = {
+    "pam_access.so": "",
+    "pam_faillock.so": "preauth",
+    "pam_nologin.so": "successok",
+    "pam_shells.so": "",
+}
 # Modules that can say one thing only
 _OWN = {
     "pam_permit.so": lambda _: "success",
@@ -590,11 +605,11 @@ def _lint_entry(path, entry, debian):
 
     if entry.doubt:
         yield finding("releases-differ", entry.doubt, "write it as one short line")
-    if entry.doubt or not entry.active:
-        return
-    if entry.cut:
+    if entry.cut and not entry.doubt:
         words = "the file ends after a backslash: libpam refuses every request of the service"
         yield finding("cut-off", words, "take the backslash out, or add what is missing")
+    if entry.doubt or not entry.active:
+        return
     if "\r" in "".join(entry.values):
         words = "a carriage return is part of its last word for libpam"
         yield finding("carriage-return", words, "end lines with a line feed only")
@@ -624,7 +639,8 @@ def _lint_entry(path, entry, debian):
 
 def _lint_stack(stack, rule_type):
     """What is wrong with the rules of a type together."""
-    asked, results = _reached(stack, lambda handler: _kinds(handler, rule_type))
+    seen, results = _reached(stack, lambda handler: _kinds(handler, rule_type))
+    asked = {state.at for state in seen}
     for index, handler in enumerate(stack):
         yield from _lint_jumps(stack, index)
         harmless = _name(handler) in ("pam_deny.so", "pam_permit.so") or handler.substack
@@ -638,10 +654,10 @@ def _lint_stack(stack, rule_type):
         yield _of(stack[0], "never-succeeds", words, mend)
     _, worst = _reached(stack, lambda handler: _failures(handler, rule_type))
     refusing = rule_type == "auth" or modules - {"pam_permit.so"}
-    if refusing and not worst.isdisjoint(_GOOD):  # only pam_permit succeeds where all refuse
-        last = [handler for handler in stack if _name(handler) == "pam_permit.so"][-1]
+    if refusing and not worst.isdisjoint(_GOOD):  # only these succeed where all others refuse
+        last = [handler for handler in stack if _failures(handler, rule_type) == ["success"]][-1]
         words = f"{rule_type} succeeds when every other module refuses: this one says success"
-        mend = "make a module above it required, or let each jump over a requisite pam_deny.so"
+        mend = "make another module required, or let each jump over a requisite pam_deny.so"
         yield _of(last, "lets-everybody-in", words, mend)
 
 
@@ -673,6 +689,28 @@ def _lint_factors(stack):
                 "right if another factor is asked elsewhere: AuthenticationMethods in sshd_config"
             )
             yield _of(handler, "code-without-password", words, mend)
+        elif _name(handler) in _CODE_MODULES and _is_ignored(stack, index):
+            words = f"a wrong code is let in: {handler.entry.control} goes on when"
+            words += f" {_name(handler)} refuses, and the other rules are enough"
+            mend = "use required, or [success=ok default=die]"
+            yield _of(handler, "one-factor", words, mend)
+
+
+def _is_ignored(stack, index):
+    """Whether a code module, asked beside a password and not in its stead, may as well refuse."""
+    if not any(_name(handler) in _PASSWORD_MODULES for handler in stack):
+        return False
+
+    def says(handler):
+        if _name(handler) in _CODE_MODULES:
+            return ["auth_err"]
+        good = [answer for answer in _kinds(handler, "auth") if answer in _GOOD]
+        return good or _kinds(handler, "auth")
+
+    seen, _ = _reached(stack, says)
+    after = [_step(stack, state, "auth_err")[0] for state in seen if state.at == index]
+    _, results = _reached(stack, says, after)
+    return not results.isdisjoint(_GOOD)
 
 
 def _leap(stack, index):
@@ -743,10 +781,10 @@ def _of(handler, *words):
     return _finding(handler.path, handler.entry, *words)
 
 
-def _reached(stack, says):
-    """``(indexes of what can be asked, results that can be)`` when each rule says any of these"""
+def _reached(stack, says, start=(_State(),)):
+    """``(states that can be, results that can be)`` when each rule says any of these"""
     seen, results = set(), set()
-    states = [_State()]
+    states = list(start)
     while states:
         state = states.pop()
         if state in seen:
@@ -756,7 +794,7 @@ def _reached(stack, says):
             results.add(state.result)
         else:
             states += [_step(stack, state, answer)[0] for answer in says(stack[state.at])]
-    return {state.at for state in seen}, results
+    return seen, results
 
 
 def _kinds(handler, rule_type):
@@ -774,7 +812,10 @@ def _kinds(handler, rule_type):
 
 
 def _failures(handler, rule_type):
-    """The same, of a module that refuses."""
+    """The same, of a module that refuses whom it can; some let in everybody on most days."""
+    name, arguments = _name(handler), handler.entry.values[3:]
+    if rule_type == "auth" and _WAVES_THROUGH.get(name) in ("", *arguments):
+        return ["success"]
     answers = [a for a in _kinds(handler, rule_type) if a not in (*_GOOD, "ignore")]
     return answers or _kinds(handler, rule_type)[:1]
 
@@ -817,7 +858,8 @@ class _File:
                     " write it as one line first"
                 )
         if new and new[-1].cut:
-            raise _wrong(f"{text.strip()!r} ends with a backslash, which takes in what is below it")
+            shown = _head(new[-1]) if new[-1].words else text.strip()
+            raise _wrong(f"{shown!r} ends with a backslash, which takes in what is below it")
         entries = self.entries[:start] + new + self.entries[end:]
         lines = itertools.accumulate((len(_lines(entry.text)) for entry in entries), initial=1)
         self.entries = [replace(e, line=line) for e, line in zip(entries, lines, strict=False)]
@@ -844,9 +886,7 @@ class _File:
     def _hint(self, selector):
         """Where the module or include of a selector stands after all."""
         name = selector.get("module") or selector.get("include")
-        lines = [
-            f"{e.line}: {e.text.strip()}" for e in self.entries if e.words and e.target == name
-        ]
+        lines = [f"{e.line}: {_head(e)}" for e in self.entries if e.words and e.target == name]
         return f"; there is line {'; line '.join(lines)}" if lines else ""
 
     def place(self, where, rule_type, stands=None):
@@ -883,6 +923,17 @@ def _shown(data):
     return " ".join(f"{key}={value}" for key, value in data.items())
 
 
+def _keys(given):
+    """A mapping in an error, by its keys: its values may be passwords, too."""
+    return ", ".join(map(str, given)) if isinstance(given, dict) else repr(given)
+
+
+def _head(entry):
+    """A rule in an error: its arguments may be passwords, such as pam_mysql's."""
+    end = entry.words[2].end if len(entry.words) > 3 else entry.words[-1].end
+    return entry.text[entry.words[0].start : end] + (" …" if len(entry.words) > 3 else "")
+
+
 def _selector(given, rule_type=None):
     """
     A selector as a dict, from a dict or a text: a module's name, or ``@include NAME``. Where rules
@@ -897,6 +948,7 @@ def _selector(given, rule_type=None):
         raise _wrong(
             f"{given!r} selects no rule; give some of: {', '.join(sorted(_SELECTOR_KEYS))}"
         )
+    _texts(given, "type", "module", "control", "include")
     if rule_type and "include" not in given and "type" not in given:
         return {**given, "type": rule_type}
     return given
@@ -920,7 +972,7 @@ def _selects(selector, entry):
 
 
 def _same_control(one, other):
-    return " ".join(one.split()) == " ".join(other.split())
+    return _canonical(one) == _canonical(other)
 
 
 def _line_of(rule):
@@ -933,28 +985,42 @@ def _line_of(rule):
         or "\n" in text
         or _CONTROL_CHARACTER.search(text)
     ):
-        raise _wrong(f"{text!r} is not one rule in one line")
+        shown = _head(entries[0]) if entries and entries[0].words else text
+        raise _wrong(f"{shown!r} is not one rule in one line")
     entry = entries[0]
     problem = entry.problem or entry.doubt or ("it ends with a backslash" if entry.cut else "")
     if problem:
-        raise _wrong(f"{text!r}: {problem}")
+        raise _wrong(f"{_head(entry)!r}: {problem}")
     if isinstance(rule, dict) and "module" in rule:
         meant = (rule["module"], *_arguments(rule))
         if entry.values[2:] != meant:
-            raise _wrong(f"{text!r}: a PAM stack cannot say these arguments: {_arguments(rule)}")
+            raise _wrong(
+                f"{_head(entry)!r}: a PAM stack cannot say these arguments: one holds #, ends with"
+                " a backslash, or is empty"
+            )
     return text + "\n"
 
 
 def _rendered(rule):
+    if isinstance(rule, dict):
+        _texts(rule, *rule.keys() - {"arguments", "silent"})
     if isinstance(rule, dict) and "include" in rule and not set(rule) - _INCLUDE_KEYS:
         how = rule.get("how", "include" if rule.get("type") else "@include")
         return f"{rule.get('type') or ''} {how} {rule['include']}".lstrip()
     if isinstance(rule, dict) and {"type", "module"} <= set(rule) <= _RULE_KEYS:
+        _known_type(rule["type"])
         head = (
             f"{'-' if rule.get('silent') else ''}{rule['type']} {rule.get('control', 'required')}"
         )
-        return " ".join([head, str(rule["module"]), *map(_quoted, _arguments(rule))])
-    raise _wrong(f"{rule!r} is no rule; give its line, or {', '.join(sorted(_RULE_KEYS))}")
+        return " ".join([head, rule["module"], *map(_quoted, _arguments(rule))])
+    raise _wrong(f"{_keys(rule)} is no rule; give its line, or {', '.join(sorted(_RULE_KEYS))}")
+
+
+def _texts(data, *keys):
+    """Refuse what YAML makes of an unquoted yes, of brackets, or of nothing."""
+    for key in keys:
+        if key in data and not isinstance(data[key], str):
+            raise _wrong(f"{key}: {data[key]!r} is no text; put it in quotes")
 
 
 def _arguments(data, key="arguments", default=()):
@@ -962,6 +1028,9 @@ def _arguments(data, key="arguments", default=()):
     given = data.get(key, default)
     if not isinstance(given, (list, tuple)):
         raise _wrong(f"{key}: {given!r} is no list; write [{given}]")
+    for argument in given:
+        if isinstance(argument, bool) or not isinstance(argument, (str, int)):
+            raise _wrong(f"{key}: {argument!r} is no text; put it in quotes")
     return [str(argument) for argument in given]
 
 
@@ -1030,9 +1099,10 @@ def _check_change(file, entry, text, arguments, control):
         if got == wanted and clean and _same_control(entries[0].control, control):
             return
     problem = entries[0].problem if entries[0].active else ""
+    shown = _head(entries[0]) if entries[0].words else _head(entry)
     raise _wrong(
-        f"{file.path}:{entry.line}: {text.strip()!r} would not be read as meant"
-        + (f": {problem}" if problem else "")
+        f"{file.path}:{entry.line}: {shown!r} would not be read as meant"
+        + (f": {problem}" if problem else "; an argument cannot hold #, or a line break")
     )
 
 
@@ -1065,6 +1135,8 @@ def _uncomment(file, edit):
 def _block(file, edit):
     """A set of lines between two comment lines, kept, replaced, moved or taken away."""
     name, rules = edit["block"], edit.get("rules", [])
+    if not isinstance(rules, (list, tuple)):
+        raise _wrong(f"rules: {rules!r} is no list of lines")
     at, end = _marks(file, name)
     where = _where(edit)
     if at is not None:
@@ -1077,6 +1149,7 @@ def _block(file, edit):
     begin = _mark(edit, "begin", f"# BEGIN {name}")
     finish = _mark(edit, "end", f"# END {name}")
     file.put(at, at, "".join([begin, *body, finish]))
+    _marks(file, name)  # an error if the lines hold another pair
 
 
 def _is_rule(rule):
@@ -1131,13 +1204,16 @@ _EDITS = {
 
 def _edited(file, edits):
     """Do edits to a file."""
+    if not isinstance(edits, (list, tuple)):
+        raise _wrong(f"edits: {_keys(edits)} is no list of edits")
     for number, edit in enumerate(edits, 1):
         verbs = [verb for verb in _EDITS if isinstance(edit, dict) and verb in edit]
         if len(verbs) != 1 or set(edit) - {verbs[0], *_EDITS[verbs[0]][1]}:
             raise _wrong(
-                f"edit {number}: {edit!r} is none; give one of {', '.join(_EDITS)}"
+                f"edit {number} ({_keys(edit)}) is none; give one of {', '.join(_EDITS)}"
                 " and what belongs to it"
             )
+        _texts(edit, "control", "begin", "end")
         _EDITS[verbs[0]][0](file, edit)
 
 
@@ -1200,7 +1276,7 @@ class _Source:
         self.folder = folder
         self.files = files or {}
         self.debian = __grains__["os_family"] == "Debian"
-        if not all(map(os.path.isabs, (folder, *self.files))):
+        if not all(isinstance(path, str) and os.path.isabs(path) for path in (folder, *self.files)):
             raise _wrong("folder and the names in files must be absolute paths")
 
     def text(self, path):
@@ -1311,7 +1387,7 @@ def _effective_data(handler, rule_type):
 
 
 def _known_name(service):
-    if not re.fullmatch(r"[^/\0\s]+", str(service)):
+    if not isinstance(service, str) or not re.fullmatch(r"(?!\.+\Z)[^/\0\s]+", service):
         raise _wrong(f"{service!r} is no service; give the name of a file in /etc/pam.d")
     return service
 
@@ -1470,7 +1546,7 @@ def _lint_modules(stack, folders):
         module = handler.entry.target
         if handler.fails or handler.entry.how or "$" in module:
             continue
-        if any(os.path.exists(os.path.join(folder, module)) for folder in folders):
+        if any(os.path.isfile(os.path.join(folder, module)) for folder in folders):
             continue
         action = handler.table["module_unknown"]
         if action == "ignore" and (handler.entry.silent or handler.entry.control.startswith("[")):

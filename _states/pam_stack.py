@@ -9,6 +9,8 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __virtualname__ = "pam_stack"
 
+_TYPES = ("auth", "account", "password", "session")
+
 
 def __virtual__():
     return __virtualname__
@@ -44,7 +46,7 @@ def rule_present(
         ``auth``, ``account``, ``password`` or ``session``.
 
     module
-        Such as ``pam_access.so``, or its absolute path.
+        Such as ``pam_access.so``, in whatever folder, or its absolute path.
 
     control
         ``required``, ``requisite``, ``sufficient``, ``optional``, or a table such as
@@ -79,8 +81,8 @@ def rule_present(
     rule = {"type": type, "module": module, "control": control, "arguments": arguments}
 
     def edits(rules):
-        if not rules:
-            return [{"add": rule, **where}]
+        if not rules or not isinstance(arguments, (list, tuple)):
+            return [{"add": rule, **where}]  # which refuses arguments that are no list
         same = [found for found in rules if found["arguments"] == list(map(str, arguments))]
         meant = rules if len(rules) == 1 else same
         if len(meant) != 1:
@@ -132,6 +134,8 @@ def rule_absent(
     verb = "comment" if comment_out else "remove"
 
     def edits(rules):
+        if arguments is not None and not isinstance(arguments, (list, tuple)):
+            raise SaltInvocationError(f"arguments: {arguments!r} is no list; write [{arguments}]")
         wanted = set(map(str, arguments or ()))
         lines = [rule["line"] for rule in rules if wanted <= set(rule["arguments"])]
         return [{verb: {"line": line, "module": module}} for line in reversed(lines)]
@@ -143,12 +147,10 @@ def _done(name, service, which, edits, folder):
     """Make the edits for the rules of a type and module; the state's return."""
     ret = {"name": name, "result": True, "changes": {}, "comment": "The stack is as it should be"}
     try:
+        if which[0] not in _TYPES:
+            raise SaltInvocationError(f"type: {which[0]!r} is none of {', '.join(_TYPES)}")
         found = __salt__["pam_stack.read"](service, folder)
-        rules = [
-            rule
-            for rule in found
-            if (rule.get("type"), rule.get("module")) == which and not rule.get("commented")
-        ]
+        rules = [rule for rule in found if not rule.get("commented") and _is(rule, *which)]
         planned = __salt__["pam_stack.plan"](service, edits(rules), folder)
         if not planned["diff"]:
             return ret
@@ -159,3 +161,9 @@ def _done(name, service, which, edits, folder):
     except (CommandExecutionError, SaltInvocationError) as error:
         return {**ret, "result": False, "changes": {}, "comment": str(error)}
     return {**ret, "comment": f"{planned['path']} was changed"}
+
+
+def _is(rule, rule_type, module):
+    """Whether it is of this type and module; a name without a folder means any."""
+    found = rule.get("module") or ""
+    return rule.get("type") == rule_type and module in (found, found.rpartition("/")[2])

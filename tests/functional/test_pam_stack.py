@@ -104,6 +104,56 @@ def test_what_libpam_would_not_understand_is_refused(states, folder, text, testm
     assert "the control 'mandatory' is not understood" in done.comment
 
 
+def test_a_module_in_a_folder_is_the_same_module(states, folder, text, testmode):
+    path = "/lib/security/pam_access.so"
+    (folder / "judge").write_text(f"account required {path}\naccount required pam_unix.so\n")
+    wanted = {"type": "account", "module": "pam_access.so"}
+    run(states.pam_stack.rule_present, testmode, text, folder, control="requisite", **wanted)
+    assert text() == f"account requisite {path}\naccount required pam_unix.so\n"
+    run(states.pam_stack.rule_absent, testmode, text, folder, **wanted)
+    assert text() == "account required pam_unix.so\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"type": "Session"}, "type: 'Session' is none of"),
+        ({"type": None}, "type: None is none of"),
+        ({"arguments": "noupdate"}, "arguments: 'noupdate' is no list"),
+        ({"service": 7}, "7 is no service"),
+        ({"folder": None}, "must be absolute paths"),
+    ],
+)
+def test_wrong_arguments_are_named(states, folder, text, testmode, wrong, words):
+    wanted = {"type": "session", "module": "pam_motd.so", **wrong}
+    for state in (states.pam_stack.rule_present, states.pam_stack.rule_absent):
+        arguments = {"folder": str(folder), **wanted}
+        done = run(state, testmode, text, **arguments)
+        assert not done.result
+        assert words in done.comment
+
+
+def test_a_full_disk_leaves_the_file(states, folder, text):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12k,mode=755", "none", folder], check=True)
+    try:
+        (folder / "judge").write_text("account required pam_unix.so\n" * 280)
+        wanted = {"type": "auth", "module": "pam_access.so"}
+        done = run(states.pam_stack.rule_present, False, text, folder, **wanted)
+        assert not done.result
+        assert "No space left" in done.comment
+        assert text() == "account required pam_unix.so\n" * 280
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_arguments_of_other_rules_are_not_told(states, folder, text, testmode):
+    (folder / "judge").write_text("auth required pam_mysql.so passwd=hidden\n")
+    wanted = {"type": "auth", "module": "pam_unix.so"}
+    done = run(states.pam_stack.rule_present, testmode, text, folder, **wanted)
+    assert "+auth required pam_unix.so" in done.changes[str(folder / "judge")]
+    assert "hidden" not in str(done.raw)
+
+
 def test_a_service_that_is_not_there(states, folder, text, testmode):
     wanted = {"service": "sshdd", "type": "auth", "module": "pam_access.so"}
     for state in (states.pam_stack.rule_present, states.pam_stack.rule_absent):

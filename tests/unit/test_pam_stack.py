@@ -161,10 +161,26 @@ def test_other_distributions(folder, password, monkeypatch):
     assert pam_stack.lint("sshd", str(folder)) == []
 
 
+@pytest.mark.parametrize("service", [None, 7, "..", "a/b", "", "a b", ["sshd"]])
+def test_what_is_no_service(service):
+    with pytest.raises(SaltInvocationError, match="is no service"):
+        pam_stack.read(service)
+
+
+def test_an_empty_word_is_no_module():
+    files = overlay("auth required [] x\nauth sufficient pam_permit.so\n")
+    assert pam_stack.evaluate("service", "auth", {}, files=files)["result"] == "abort"
+
+
+def test_lint_tells_of_a_file_that_ends_in_backslashes():
+    found = pam_stack.lint("service", files=overlay("auth required pam_permit.so\n\\\n\\\n"))
+    assert [finding["code"] for finding in found] == ["cut-off"]
+
+
 # ---- lint --------------------------------------------------------------------------------------
 
 LINT = sorted((HERE / "lint").glob("*.yaml"))
-MODULES = "debug deny google_authenticator permit unix".split()
+MODULES = "debug deny faillock google_authenticator permit unix".split()
 
 
 @pytest.fixture
