@@ -174,6 +174,20 @@ def original(path):
     return __salt__["root_file.read"](_kept(path))
 
 
+def originals():
+    """
+    Return the paths of the files that have been replaced, and whose first original is kept.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local guarded_change.originals
+    """
+    kept = [path for path in Path(ORIGINALS).rglob("*") if path.is_file()]
+    return sorted("/" + str(path.relative_to(ORIGINALS)).removesuffix(".missing") for path in kept)
+
+
 def keep_original(path, text):
     """
     Keep the text of a file as its first original, unless it is ours or one is kept already.

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import itertools
 import pwd
+from pathlib import Path
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 from salt.utils.data import traverse_dict_and_list
@@ -14,6 +15,8 @@ __virtualname__ = "sshd_mfa"
 
 #: Name of a main file of sshd's that is only ever judged, never laid out.
 _CANDIDATE = "/etc/ssh/sshd_mfa.candidate"
+
+_PAM = "/etc/pam.d/"
 
 
 def __virtual__():
@@ -353,11 +356,22 @@ def _sshd_files(drop_in, text):
 
 
 def _files_without_us(pam_service, drop_in, banner):
-    return {
-        **_pam_file(pam_service, []),
-        **__salt__["sshd_config.plan_drop_in"](drop_in, None),
-        **{path: __salt__["guarded_change.original"](path) for path in (drop_in, banner)},
-    }
+    """The files as they are to be without us, also those that had other names in the pillar."""
+    ours = [path for path in __salt__["guarded_change.originals"]() if _is_ours(path)]
+    services = {Path(path).name for path in ours if path.startswith(_PAM)} | {pam_service}
+    drop_ins = {path for path in ours if not path.startswith(_PAM)} | {drop_in}
+    files = {}
+    for service in sorted(services):
+        files.update(_pam_file(service, []))
+    for path in sorted(drop_ins):
+        files.update(__salt__["sshd_config.plan_drop_in"](path, None, files=files))
+    whole = [*sorted(drop_ins), banner]
+    return {**files, **{path: __salt__["guarded_change.original"](path) for path in whole}}
+
+
+def _is_ours(path):
+    """Whether our lines stand in a file. The main file of sshd has none but Includes."""
+    return __salt__["mfa_policy.marks"]()[0] in (__salt__["root_file.read"](path) or "")
 
 
 def _refuse_ports_of_a_socket(policy, service, pillar):

@@ -108,6 +108,31 @@ def test_connections_that_have_not_logged_in_are_cut(modules):
             pass
 
 
+def test_nothing_stays_of_files_that_had_another_name(modules, states, testmode):
+    """The pillar named another drop-in and another PAM service when they were laid out."""
+    begin, end = modules.mfa_policy.marks()
+    main, service = "/etc/ssh/sshd_config", "/etc/pam.d/test-other"
+    include = modules.sshd_config.plan_drop_in("/etc/ssh/test-other.conf", "UsePAM yes\n")
+    files = {
+        **{path: text.replace("UsePAM", f"{begin}\nUsePAM") for path, text in include.items()},
+        main: include[main],
+        DROP_IN: f"{begin}\nVersionAddendum old\n",
+        service: f"{begin}\nauth required pam_deny.so\n{end}\nauth required pam_permit.so\n",
+    }
+    modules.guarded_change.keep_original(service, "auth required pam_permit.so\n")
+    modules.guarded_change.apply(files, {}, "ssh")
+    ret = states.sshd_mfa.absent(
+        name="gone", drop_in="/etc/ssh/sshd_config.d/00-new.conf", test=testmode
+    )
+    assert ret.result is (None if testmode else True), ret.comment
+    assert set(files) <= set(ret.changes)
+    assert Path(DROP_IN).exists() == testmode
+    if testmode:
+        ret = states.sshd_mfa.absent(name="gone", drop_in="/etc/ssh/sshd_config.d/00-new.conf")
+    assert Path(service).read_text() == "auth required pam_permit.so\n"
+    Path(service).unlink()  # the rest is compared with how it was by the fixture
+
+
 def test_the_first_original_is_kept(modules):
     path = Path("/etc/ssh/test.banner")
     try:
