@@ -70,6 +70,22 @@ def write(path, text, mode=0o644):
     return True
 
 
+def target(path):
+    """
+    Return the file to which a path leads, links followed, as :py:func:`write` would replace it.
+
+    A CommandExecutionError names the folder in which somebody else than root could lay a link: to
+    read there what will be shown, in a diff or an error, may be to show a secret of another file.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call --local root_file.target /etc/ssh/banner
+    """
+    return _resolve(path)
+
+
 def diff(path, old, new):
     """
     Return how a file changes, as a unified diff; ``None`` stands for no file.

@@ -1517,6 +1517,7 @@ def _refuse_path(path, config):
             f"{path}: expected the absolute path of a drop-in, without white space, quotes,"
             " wildcards, // and .."
         )
+    __salt__["root_file.target"](path)  # before a word of the file can get into a diff or an error
 
 
 def plan_options(path, options, match=None, config=CONFIG, files=None):

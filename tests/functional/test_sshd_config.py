@@ -1,6 +1,5 @@
 """States and functions of sshd_config on a real host, with its real sshd and systemd."""
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -385,15 +384,23 @@ def test_what_sshd_refuses_is_not_written(contents, states, testmode):
     assert FOLDER.stat().st_mtime_ns == before, "it was there for a moment"
 
 
-def test_a_path_through_somebody_elses_folder_is_refused(states, account):
-    folder = Path(account.pw_dir, "drop-ins")
-    folder.mkdir()
-    os.chown(folder, account.pw_uid, account.pw_gid)
-    ret = states.sshd_config.drop_in(name=str(folder / "x.conf"), contents="UsePAM yes")
-    assert ret.result is False
-    assert account.pw_dir in ret.comment
-    assert "put back" in ret.comment
-    assert list(folder.iterdir()) == []
+def test_a_path_through_somebody_elses_folder_is_refused(states, account, testmode):
+    """Nothing of the file to which a link of theirs leads is shown, either."""
+    path = Path(account.pw_dir, "x.conf")
+    path.symlink_to("/etc/shadow")
+    before = Path("/etc/shadow").read_bytes()
+    for ret in (
+        states.sshd_config.drop_in(name=str(path), contents="UsePAM yes", test=testmode),
+        states.sshd_config.drop_in_absent(name=str(path), test=testmode),
+        states.sshd_config.options(
+            name="x", options={"UsePAM": True}, path=str(path), test=testmode
+        ),
+    ):
+        assert (ret.result, ret.changes) == (False, {})
+        assert ret.comment.startswith(f"{account.pw_dir}: belongs to somebody else than root")
+        assert account.pw_name not in ret.comment.replace(account.pw_dir, "")
+    assert path.is_symlink()
+    assert Path("/etc/shadow").read_bytes() == before
 
 
 def test_all_is_put_back_when_a_later_file_cannot_be_written(states):
