@@ -1282,10 +1282,7 @@ class _Source:
     def text(self, path):
         if path in self.files:
             return self.files[path]
-        try:
-            return __salt__["root_file.read"](path)
-        except OSError as error:
-            raise CommandExecutionError(f"{path}: {error.strerror}") from error
+        return __salt__["root_file.read"](path)
 
     def find(self, name, included=False):
         """

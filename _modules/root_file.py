@@ -26,6 +26,7 @@ def __virtual__():
 def read(path):
     """
     Return the text of a file, or ``None`` where there is none. Undecodable bytes survive.
+    CommandExecutionError where it cannot be read.
 
     CLI Example:
 
@@ -34,10 +35,14 @@ def read(path):
         salt-call --local root_file.read /etc/pam.d/sshd
     """
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as source:
+        with open(
+            path, encoding="utf-8", errors="surrogateescape", newline="", opener=_open
+        ) as source:
             return source.read()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise CommandExecutionError(f"{path}: {error.strerror}") from error
 
 
 def write(path, text, mode=0o644):
@@ -110,6 +115,11 @@ def diff(path, old, new):
     )
     changed = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
     return changed.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _open(path, flags):
+    """Like open(2), but nobody is waited for at the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _resolve(path):

@@ -330,9 +330,13 @@ def _groups(users, ready, single):
 
 
 def _pam_file(pam_service, rules):
-    """The PAM service's file with these rules at the top of its ``auth`` stack."""
+    """
+    The PAM service's file with these rules at the top of its ``auth`` stack.
+
+    Moved there, too: a rule above them that ends the stack would let in without a code.
+    """
     begin, end = __salt__["mfa_policy.marks"]()
-    block = {"block": "sshd_mfa", "rules": rules, "begin": begin, "end": end}
+    block = {"block": "sshd_mfa", "rules": rules, "begin": begin, "end": end, "at": "top"}
     try:
         planned = __salt__["pam_stack.plan"](pam_service, [block])
     except SaltInvocationError as err:

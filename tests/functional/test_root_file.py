@@ -139,6 +139,13 @@ def test_what_is_no_file_stays(modules, folder):
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
+def test_what_cannot_be_read_is_an_error_and_nobody_is_waited_for(modules, folder):
+    with pytest.raises(CommandExecutionError, match=f"{folder}: Is a directory"):
+        modules.root_file.read(str(folder))
+    os.mkfifo(folder / "pipe")
+    assert modules.root_file.read(str(folder / "pipe")) == ""
+
+
 def test_a_full_disk_is_an_error_that_names_the_file(modules, folder):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=755", "none", folder], check=True)
     try:
