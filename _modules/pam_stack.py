@@ -1274,6 +1274,8 @@ class _Source:
 
     def __init__(self, folder, files):
         self.folder = folder
+        if not isinstance(files or {}, dict):
+            raise _wrong("files is no mapping; give PATH: TEXT")
         self.files = files or {}
         self.debian = __grains__["os_family"] == "Debian"
         if not all(isinstance(path, str) and os.path.isabs(path) for path in (folder, *self.files)):
@@ -1427,7 +1429,11 @@ def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 
     _known_type(type)
     if not isinstance(answers, dict):
         raise _wrong(f"answers: {answers!r} is no mapping; give MODULE: ANSWER")
-    wrong = [f"{key}: {value}" for key, value in answers.items() if value not in _RETURNS]
+    wrong = [
+        f"{key}: {value}"
+        for key, value in answers.items()
+        if not isinstance(key, str) or value not in _RETURNS
+    ]
     if wrong:
         raise _wrong(f"answers: {wrong[0]!r} is no answer; give one of {', '.join(_RETURNS)}")
     try:

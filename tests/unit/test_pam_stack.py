@@ -167,6 +167,20 @@ def test_what_is_no_service(service):
         pam_stack.read(service)
 
 
+@pytest.mark.parametrize(
+    ("answers", "files", "words"),
+    [
+        ({7: "success"}, None, "answers: '7: success' is no answer"),
+        ({"pam_a.so": None}, None, "answers: 'pam_a.so: None' is no answer"),
+        (["pam_a.so"], None, "is no mapping; give MODULE"),
+        ({}, ["/etc/pam.d/service"], "is no mapping; give PATH"),
+    ],
+)
+def test_what_are_no_answers_and_no_files(answers, files, words):
+    with pytest.raises(SaltInvocationError, match=words):
+        pam_stack.evaluate("service", "auth", answers, files=files)
+
+
 def test_an_empty_word_is_no_module():
     files = overlay("auth required [] x\nauth sufficient pam_permit.so\n")
     assert pam_stack.evaluate("service", "auth", {}, files=files)["result"] == "abort"
