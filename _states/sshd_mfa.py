@@ -374,8 +374,12 @@ def _files_without_us(pam_service, drop_in, banner):
 
 
 def _is_ours(path):
-    """Whether our lines stand in a file. The main file of sshd has none but Includes."""
-    return __salt__["mfa_policy.marks"]()[0] in (__salt__["root_file.read"](path) or "")
+    """
+    Whether our lines stand in a file. The main file of sshd has none but Includes, and those of
+    the central store of keys, which have no end mark, are not the policy's.
+    """
+    text = __salt__["root_file.read"](path) or ""
+    return all(mark in text for mark in __salt__["mfa_policy.marks"]())
 
 
 def _refuse_ports_of_a_socket(policy, service, pillar):

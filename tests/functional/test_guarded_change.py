@@ -114,9 +114,12 @@ def test_nothing_stays_of_files_that_had_another_name(modules, states, testmode)
     main, service = "/etc/ssh/sshd_config", "/etc/pam.d/test-other"
     include = modules.sshd_config.plan_drop_in("/etc/ssh/test-other.conf", "UsePAM yes\n")
     files = {
-        **{path: text.replace("UsePAM", f"{begin}\nUsePAM") for path, text in include.items()},
+        **{
+            path: text.replace("UsePAM", f"{begin}\n{end}\nUsePAM")
+            for path, text in include.items()
+        },
         main: include[main],
-        DROP_IN: f"{begin}\nVersionAddendum old\n",
+        DROP_IN: f"{begin}\nVersionAddendum old\n{end}\n",
         service: f"{begin}\nauth required pam_deny.so\n{end}\nauth required pam_permit.so\n",
     }
     modules.guarded_change.keep_original(service, "auth required pam_permit.so\n")
