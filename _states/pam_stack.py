@@ -152,12 +152,13 @@ def _done(name, service, which, edits, folder):
         found = __salt__["pam_stack.read"](service, folder)
         rules = [rule for rule in found if not rule.get("commented") and _is(rule, *which)]
         planned = __salt__["pam_stack.plan"](service, edits(rules), folder)
-        if not planned["diff"]:
+        if planned["new"] == planned["old"]:
             return ret
         ret["changes"] = {planned["path"]: planned["diff"]}
         if __opts__["test"]:
             return {**ret, "result": None, "comment": f"{planned['path']} would be changed"}
-        __salt__["pam_stack.apply"](service, edits(rules), folder)
+        # Planned again, other edits might be made than those that are reported
+        __salt__["root_file.write"](planned["path"], planned["new"])
     except (CommandExecutionError, SaltInvocationError) as error:
         return {**ret, "result": False, "changes": {}, "comment": str(error)}
     return {**ret, "comment": f"{planned['path']} was changed"}
