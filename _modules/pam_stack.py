@@ -14,8 +14,8 @@ type: no log entry when the module is missing. An *include* is
 be ``include`` or ``substack``, too, which take the rules of one type only. A rule or include that
 is commented out has ``"commented": True``. One that libpam cannot use has its ``problem`` in words.
 
-All functions take ``files``, texts that are not on disk (yet) by absolute path, None for a file
-that is not to be there: so a change can be looked at before it is made.
+All functions that write nothing take ``files``, texts that are not on disk (yet) by absolute path,
+None for a file that is not to be there: so a change can be looked at before it is made.
 
 What is said here about libpam comes from its source (``libpam/pam_handlers.c``, ``pam_line.c``,
 ``pam_misc.c`` and ``pam_dispatch.c`` of Linux-PAM 1.5.2 and 1.7.0 with Debian's patches, as in
@@ -1332,8 +1332,9 @@ def read(service, folder=_FOLDER, files=None):
         Name of the service, such as ``sshd``.
 
     folder
-        Where the files are, and what they include. Default: ``/etc/pam.d``, then as libpam does
-        ``/usr/lib/pam.d``
+        Absolute path of where the files are, and what they include. Default: ``/etc/pam.d``; a
+        service that is not there is looked for as libpam does, in ``/usr/lib/pam.d`` and, as
+        openSUSE has it, ``/usr/etc/pam.d``. What is included is, too, but not on Debian
 
     files
         Texts by absolute path that stand for what is on disk; None: there is no such file.
@@ -1357,10 +1358,13 @@ def effective(service, type=None, folder=_FOLDER, files=None):  # noqa: A002 - P
     Where the service has no rule of a type, libpam takes those of the service ``other``.
     CommandExecutionError where libpam would give up or where two releases differ.
 
+    service
+        As for :py:func:`read`.
+
     type
         ``auth``, ``account``, ``password`` or ``session``. Default: all, in this order
 
-    service, folder, files
+    folder, files
         As for :py:func:`read`.
 
     CLI Example:
@@ -1409,6 +1413,9 @@ def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 
     pam_authenticate(3), pam_acct_mgmt(3), pam_chauthtok(3) or pam_open_session(3) return; the
     second walk, of pam_setcred(3), is not told.
 
+    service
+        As for :py:func:`read`.
+
     type
         ``auth``, ``account``, ``password`` or ``session``.
 
@@ -1417,7 +1424,7 @@ def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 
         ``FILE:LINE`` tells it of that rule. ``pam_permit.so`` and ``pam_deny.so`` are known.
         SaltInvocationError names a module that is asked and is not here.
 
-    service, folder, files
+    folder, files
         As for :py:func:`read`.
 
     CLI Example:
@@ -1565,6 +1572,10 @@ def plan(service, edits, folder=_FOLDER, files=None):
     Return what edits make of a service's file: ``{"path", "old", "new", "diff"}``. Nothing is
     written, and every byte that no edit speaks of stays.
 
+    service
+        As for :py:func:`read`. A file that the distribution has elsewhere than in ``/etc/pam.d`` is
+        copied there with the edits, since libpam reads that instead.
+
     edits
         A list, done in order. Each is a mapping with one of these keys:
 
@@ -1594,9 +1605,8 @@ def plan(service, edits, folder=_FOLDER, files=None):
         Else, and wherever libpam would not read what is meant, or another rule of the file would
         jump to another rule than before: SaltInvocationError that names file and lines.
 
-    service, folder, files
-        As for :py:func:`read`. A file that the distribution has in ``/usr/lib/pam.d`` is copied
-        to ``folder`` with the edits, since libpam reads that instead.
+    folder, files
+        As for :py:func:`read`.
 
     CLI Example:
 
