@@ -120,7 +120,7 @@ class _BadLineError(Exception):
 
     def __init__(self, file, number, message):
         super().__init__(f"{file}:{number}: {message}")
-        self.finding = {"file": file, "line": number, "message": message}
+        self.place, self.message = (file, number), message
 
 
 @dataclass(frozen=True)
@@ -281,6 +281,9 @@ class _Files:
             for path, text in (overlay or {}).items()
         ):
             raise SaltInvocationError("files: expected {absolute path: text, or None}")
+        for path in overlay or {}:
+            if not os.path.isabs(path):
+                raise SaltInvocationError(f"files: {path}: expected an absolute path")
         self.overlay = {os.path.normpath(path): text for path, text in (overlay or {}).items()}
 
     def text(self, path):
@@ -600,10 +603,39 @@ class _Host:
         return _release_of(self.version)
 
 
+#: error: somebody is let in or refused who should not be, or sshd refuses the files
+_SEVERITIES = {
+    "any-refuses": "error",
+    "global-in-match": "error",
+    "one-factor": "error",
+    "refused": "error",
+    "shut-out": "error",
+    "subsystem-crash": "error",
+    "unknown-keyword": "error",
+    "unsatisfiable": "error",
+    "forwarding-open": "warning",
+    "method-off": "warning",
+    "never-holds": "warning",
+    "never-met": "warning",
+    "not-read": "warning",
+    "shadowed": "warning",
+    "socket": "warning",
+    "swallowed": "warning",
+    "unknown-group": "warning",
+    "unknown-user": "warning",
+    "obsolete": "info",
+}
+
+
 def _finding(line, code, message, mend):
+    return _finding_at(line.file, line.number, code, message, mend)
+
+
+def _finding_at(file, number, code, message, mend):
     return {
-        "file": line.file,
-        "line": line.number,
+        "file": file,
+        "line": number,
+        "severity": _SEVERITIES[code],
         "code": code,
         "message": message,
         "mend": mend,
@@ -909,7 +941,7 @@ def _lint(config, files, host, people=(), who=None):
         lines = list(_lines(config, files, host.release))
     except _BadLineError as err:
         mend = "correct the line: sshd will not start with it"
-        return [{**err.finding, "code": "refused", "mend": mend}]
+        return [_finding_at(*err.place, "refused", err.message, mend)]
     found = [finding for rule in _LINTS for finding in rule(lines, host)]
     found += _lint_people(lines, host, people, who or {})
     read = {line.file: at for at, line in reversed(list(enumerate(lines)))}
@@ -922,13 +954,9 @@ def _lint_not_read(config, files, read):
     """Files that lie where drop-ins lie, and that no Include names."""
     for path in files.glob(f"{config}.d/*.conf"):
         if path not in read:
-            yield {
-                "file": path,
-                "line": 1,
-                "code": "not-read",
-                "message": f"no Include names this file: {config} has none for {config}.d",
-                "mend": f"write Include {config}.d/*.conf above the first keyword of {config}",
-            }
+            message = f"no Include names this file: {config} has none for {config}.d"
+            mend = f"write Include {config}.d/*.conf above the first keyword of {config}"
+            yield _finding_at(path, 1, "not-read", message, mend)
 
 
 # ---- The core: changes -----------------------------------------------------------------------
@@ -1106,7 +1134,7 @@ def _set(path, text, keyword, wanted, match, release, on_top=False):
         return f"{text}{end}Match {_conditions(match)}\n{block}" if wanted else text
     there = [line for line in own if line.match == match]
     old = [line for line in there if line.name == _canonical(keyword)]
-    new = _own("options", "\n".join(wanted), release)
+    new = _own("/options", "\n".join(wanted), release)
     same = [(each.name, each.arguments) for each in old] == [
         (each.name, each.arguments) for each in new
     ]
@@ -1276,10 +1304,11 @@ def read(config=CONFIG, files=None):
     files
         Overlay of texts that are not on the disk yet: ``{absolute path: text, or None}``
 
-    Each is ``{"file", "line", "keyword", "arguments", "match"}``: the keyword as written, the
-    arguments without quotes, ``match`` the conditions that must all hold (those around an Include,
-    too), ``[[criterion, patterns], …]``, or ``None`` outside of Match blocks. A
-    CommandExecutionError names the line that sshd cannot read.
+    Each is ``{"file", "line", "keyword", "name", "arguments", "match"}``: the keyword as written
+    and as ``sshd -T`` prints it (in lower case, of two names the one in use), the arguments without
+    quotes, ``match`` the conditions that must all hold (those around an Include, too),
+    ``[[criterion, patterns], …]``, or ``None`` outside of Match blocks. A CommandExecutionError
+    names the line that sshd cannot read.
 
     CLI Example:
 
@@ -1292,6 +1321,7 @@ def read(config=CONFIG, files=None):
             "file": line.file,
             "line": line.number,
             "keyword": line.keyword,
+            "name": line.name,
             "arguments": list(line.arguments),
             "match": [list(criterion) for criterion in line.match] or None,
         }
@@ -1446,8 +1476,13 @@ def _listening(unit):
 
 def lint(config=CONFIG, files=None, users=None, service="ssh", **connection):
     """
-    Return what is wrong or does not mean what it seems to: ``[{"file", "line", "code", "message",
-    "mend"}, …]``, none where all is well. Codes are those of the table in the guide.
+    Return what is wrong or does not mean what it seems to: ``[{"file", "line", "severity", "code",
+    "message", "mend"}, …]``, none where all is well.
+
+    ``severity`` is ``error`` where somebody is let in or refused who should not be, or sshd refuses
+    the files, ``warning`` where a line has less effect or leaves more open than it seems to, else
+    ``info``. Codes are those of the table in the guide, and ``socket``: systemd listens in sshd's
+    place, so that Port and the like have no effect.
 
     config, files
         As for :py:func:`read`.
@@ -1460,7 +1495,8 @@ def lint(config=CONFIG, files=None, users=None, service="ssh", **connection):
         As for :py:func:`ports`.
 
     connection
-        Where ``users`` come from: ``address``, ``host`` and so on, as for :py:func:`values`.
+        Where ``users`` come from: ``address``, ``host`` and so on, as for :py:func:`values`, but
+        for ``user``.
 
     CLI Example:
 
@@ -1468,6 +1504,9 @@ def lint(config=CONFIG, files=None, users=None, service="ssh", **connection):
 
         salt-call --local sshd_config.lint users='[sean]'
     """
+    who = _who(connection)
+    if "user" in who:
+        raise SaltInvocationError(f"user: write users=[{who['user']}]")
     used = {line.name for line in _readable(config, files) if line.name.isalnum()}
     host = _Host(
         _version(),
@@ -1477,17 +1516,16 @@ def lint(config=CONFIG, files=None, users=None, service="ssh", **connection):
         _is_group,
     )
     users = [users] if isinstance(users, str) else users or []
-    found = _lint(config, _Files(files), host, users, _who(connection))
+    found = _lint(config, _Files(files), host, users, who)
     try:
         _ask(["-t"], config, files)
     except CommandExecutionError as err:
         unsatisfiable = "AuthenticationMethods cannot be satisfied" in str(err)
         if not unsatisfiable and not any(finding["code"] in _REFUSED for finding in found):
             place = re.search(r"(?P<file>/[^\s:]+)(?: line |:)(?P<line>[0-9]+)", str(err))
-            where = {"file": config, "line": 1, **(place.groupdict() if place else {})}
+            file, number = place.groups() if place else (config, 1)
             mend = "correct it: sshd will not start"
-            found.append({**where, "code": "refused", "message": str(err), "mend": mend})
-            found[-1]["line"] = int(found[-1]["line"])
+            found.append(_finding_at(file, int(number), "refused", str(err), mend))
     return found
 
 

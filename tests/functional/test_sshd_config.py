@@ -118,6 +118,27 @@ def test_source_names_the_file_and_line(sshd):
     assert sshd.source("MaxAuthTries") == []
 
 
+def test_read_names_keywords_as_sshd_prints_them(sshd):
+    files = {str(CONFIG): "SkeyAuthentication no\n"}
+    read = sshd.read(files=files)
+    assert read == [
+        {
+            "file": str(CONFIG),
+            "line": 1,
+            "keyword": "SkeyAuthentication",
+            "name": "kbdinteractiveauthentication",
+            "arguments": ["no"],
+            "match": None,
+        }
+    ]
+    assert sshd.effective(files=files)[read[0]["name"]] == ["no"]
+
+
+def test_lint_says_how_to_name_accounts(sshd):
+    with pytest.raises(SaltInvocationError, match=r"^user: write users=\[mary\]$"):
+        sshd.lint(user="mary")
+
+
 def test_an_error_of_sshd_names_the_file_that_is_not_there_yet(sshd):
     with pytest.raises(Exception, match=rf"{DROP_IN}.* line 2: Bad configuration option: Foo"):
         sshd.effective(files={str(DROP_IN): "UsePAM yes\nFoo bar\n"})

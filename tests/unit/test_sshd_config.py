@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from tests.support import REPO, load
 
@@ -34,8 +34,22 @@ def by_name(path):
     return path.stem
 
 
+#: What a case may say
+KEYS = {
+    "read": {"files", "error", "lines", "ports", "matches"},
+    "options": {"options", "match", "before", "after"},
+    "lint": set(
+        "title config files users findings other_findings only_sshd"
+        " sshd_t connection sshd_T says".split()
+    ),
+}
+
+
 def read_case(path):
-    return yaml.safe_load(path.read_text())
+    case = yaml.safe_load(path.read_text())
+    unknown = set(case) - KEYS[path.parent.name]
+    assert not unknown, f"{path}: {', '.join(unknown)}: no key of such a case"
+    return case
 
 
 def texts_of(case, folder):
@@ -94,6 +108,11 @@ def test_read(path):
             if line.name not in ("match", "include")
         }
         assert found == case["matches"]
+
+
+def test_a_relative_name_in_files_is_refused():
+    with pytest.raises(SaltInvocationError, match="files: sshd_config: expected an absolute path"):
+        sshd_config._Files({"sshd_config": "UsePAM yes"})
 
 
 @pytest.mark.parametrize("path", cases("options"), ids=by_name)
@@ -158,6 +177,26 @@ def test_lint(path, release):
         assert finding["file"].startswith("/nowhere/")
         assert finding["message"]
         assert finding["mend"]
+        assert finding["severity"] == sshd_config._SEVERITIES[finding["code"]]
+
+
+def test_no_finding_without_a_case():
+    """But for what systemd has to be there for: the functional test asks it."""
+    told = {
+        code
+        for case in map(read_case, cases("lint"))
+        for release in VERSIONS
+        for _, code in findings_of(case, release)
+    }
+    assert told | {"socket"} == set(sshd_config._SEVERITIES)
+
+
+def test_a_mistyped_key_of_a_case_is_named(tmp_path):
+    path = tmp_path / "lint" / "case.yaml"
+    path.parent.mkdir()
+    path.write_text("title: x\nfinding: []\n")
+    with pytest.raises(AssertionError, match="finding: no key of such a case"):
+        read_case(path)
 
 
 # ---- The table of the guide ------------------------------------------------------------------
@@ -165,26 +204,50 @@ def test_lint(path, release):
 
 def table():
     """The table of what lint finds and what sshd says to the same file."""
+    head = [
+        "<!-- Made by python -m tests.unit.test_sshd_config from tests/unit/sshd_config/lint. -->",
+        "| The file | What `sshd_config.lint` finds | `sshd -t` | `sshd -T -C` |",
+        "|---|---|---|---|",
+    ]
     rows = sorted(map(row, map(read_case, cases("lint"))))
-    head = (
-        "| what is written | `sshd_config.lint` | `sshd -t` | `sshd -T -C` |\n|---|---|---|---|\n"
-    )
-    return head + "".join(text for _, text in rows)
+    return "\n".join([*head, *(text for _, text in rows)]) + "\n"
 
 
 def row(case):
     """A row, and its place: first what only lint finds, last what is right."""
-    codes = {
-        release: ", ".join(f"`{code}`" for _, code in findings_of(case, release)) or "nothing"
+    found = {
+        release: "<br>".join(f"{severity} `{code}`" for severity, code in kinds(case, release))
+        or "nothing"
         for release in VERSIONS
     }
     answers = [
         {release: for_release(case[key], release) for release in VERSIONS}
         for key in ("sshd_t", "sshd_T")
     ]
-    place = ("nothing" in codes.values(), case["sshd_t"] != "accepts", list(codes.values()))
-    cells = [case["title"], cell(codes), *map(cell, answers)]
-    return place, f"| {' | '.join(cells)} |\n"
+    place = ("nothing" in found.values(), case["sshd_t"] != "accepts", list(found.values()))
+    cells = [f"{case['title']}:<br>{written(case)}", cell(found), *map(cell, answers)]
+    return place, f"| {' | '.join(cells)} |"
+
+
+def kinds(case, release):
+    codes = dict.fromkeys(code for _, code in findings_of(case, release))
+    return [(sshd_config._SEVERITIES[code], code) for code in codes]
+
+
+def written(case):
+    """Its files, with the indentation that Markdown would take away."""
+    texts = texts_of(case, "/etc/ssh")
+    return "<br>".join(
+        ("" if path == "/etc/ssh/sshd_config" else f"in `{path}`:<br>")
+        + "<br>".join(map(code, text.splitlines()))
+        for path, text in texts.items()
+    )
+
+
+def code(line):
+    words = line.lstrip()
+    shown = f"`{words}`".replace("|", "\\|") if words else ""
+    return "&emsp;" * (len(line) > len(words)) + shown
 
 
 def cell(answers):
@@ -195,7 +258,7 @@ def cell(answers):
 
 def test_the_guide_has_the_table_of_these_cases():
     fragment = (REPO / "docs/guide/_lint_sshd.md").read_text()
-    assert fragment.endswith(table()), "write it anew, as this file's first lines say"
+    assert fragment == table(), "write it anew, as this file's first lines say"
 
 
 if __name__ == "__main__":
