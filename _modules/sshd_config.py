@@ -1631,7 +1631,8 @@ def apply(plan, config=CONFIG):
 
     The real sshd judges the plan before anything is written, and the files after; when it refuses
     them, or a file cannot be written, all are as they were and a CommandExecutionError says why.
-    sshd is not reloaded.
+    Files are removed last, since owner and mode of a removed one cannot be put back. sshd is not
+    reloaded.
 
     plan
         ``{path: text, or None to remove the file}``, from a function that plans.
@@ -1645,27 +1646,39 @@ def apply(plan, config=CONFIG):
 
         salt-call --local sshd_config.apply '{/etc/ssh/sshd_config.d/x.conf: "UsePAM yes"}'
     """
-    for path in _Files(plan).overlay:
-        if not os.path.isabs(path):
-            raise SaltInvocationError(f"{path}: expected an absolute path")
+    _Files(plan)  # refuses what is none
     old = {path: __salt__["root_file.read"](path) for path in plan}
     changes = differences(plan)
     effective(config, plan)
-    written = []
+    removed = {path: None for path, text in plan.items() if text is None}
+    done = []
     try:
         for path, text in plan.items():
-            __salt__["root_file.write"](path, text)
-            written.append(path)
-        effective(config)
+            if text is not None:
+                __salt__["root_file.write"](path, text)
+                done.append(path)
+        effective(config, removed)
+        for path in removed:
+            __salt__["root_file.write"](path, None)
+            done.append(path)
     except (CommandExecutionError, OSError) as err:
-        outcome = "Everything was put back"
-        for path in reversed(written):
-            try:
-                __salt__["root_file.write"](path, old[path])
-            except (CommandExecutionError, OSError) as again:
-                outcome = f"{path} could not be put back: {again}"
-        raise CommandExecutionError(f"{err}. {outcome}") from None
+        raise CommandExecutionError(f"{err}. {_put_back(done, plan, old)}") from None
     return changes
+
+
+def _put_back(done, plan, old):
+    """Write the old texts of files; returns what became of them."""
+    outcome = ["Everything was put back"]
+    for path in reversed(done):
+        try:
+            __salt__["root_file.write"](path, old[path])
+        except (CommandExecutionError, OSError) as err:
+            outcome[0] = "Not everything was put back"
+            outcome.append(f"{path}: {err}")
+        else:
+            if plan[path] is None and old[path] is not None:
+                outcome.append(f"{path} is made anew, with root as its owner and mode 0644")
+    return "; ".join(outcome)
 
 
 def differences(plan):

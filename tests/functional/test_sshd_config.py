@@ -1,7 +1,10 @@
 """States and functions of sshd_config on a real host, with its real sshd and systemd."""
 
+import contextlib
+import os
 import re
 import subprocess
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -140,7 +143,9 @@ def test_lint_says_how_to_name_accounts(sshd):
 
 
 def test_an_error_of_sshd_names_the_file_that_is_not_there_yet(sshd):
-    with pytest.raises(Exception, match=rf"{DROP_IN}.* line 2: Bad configuration option: Foo"):
+    with pytest.raises(
+        CommandExecutionError, match=rf"{DROP_IN}.* line 2: Bad configuration option: Foo"
+    ):
         sshd.effective(files={str(DROP_IN): "UsePAM yes\nFoo bar\n"})
     assert not DROP_IN.exists()
 
@@ -155,9 +160,9 @@ def test_keywords_are_those_of_this_sshd(sshd, release):
 
 
 def test_an_unknown_word_about_the_connection_is_refused(sshd):
-    with pytest.raises(Exception, match="addr: expected one of user, host, address"):
+    with pytest.raises(SaltInvocationError, match="addr: expected one of user, host, address"):
         sshd.effective(addr="10.0.0.1")
-    with pytest.raises(Exception, match="user: a,host=b: expected one value"):
+    with pytest.raises(SaltInvocationError, match="user: a,host=b: expected one value"):
         sshd.effective(user="a,host=b")
 
 
@@ -424,17 +429,53 @@ def test_a_path_through_somebody_elses_folder_is_refused(states, account, testmo
     assert Path("/etc/shadow").read_bytes() == before
 
 
+@contextlib.contextmanager
+def busy(path):
+    """A file that can be neither replaced nor removed: EBUSY."""
+    subprocess.run(["mount", "--bind", str(path), str(path)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
 def test_all_is_put_back_when_a_later_file_cannot_be_written(states):
     before = no_include(CONFIG.read_text())
     CONFIG.write_text(before)
-    subprocess.run(["mount", "--bind", str(CONFIG), str(CONFIG)], check=True)  # rename(2): EBUSY
-    try:
+    with busy(CONFIG):
         ret = states.sshd_config.drop_in(name=str(DROP_IN), contents="UsePAM yes")
-    finally:
-        subprocess.run(["umount", str(CONFIG)], check=True)
     assert ret.result is False
+    assert ret.comment.endswith(". Everything was put back")
     assert not DROP_IN.exists()
     assert CONFIG.read_text() == before
+
+
+def test_a_file_to_be_removed_keeps_owner_and_mode_when_another_cannot_be_written(sshd):
+    DROP_IN.write_text("UsePAM yes\n")
+    DROP_IN.chmod(0o600)
+    os.chown(DROP_IN, 0, 2)
+    before = DROP_IN.stat()
+    of_a_file = attrgetter("st_ino", "st_mode", "st_uid", "st_gid")
+    plan = {str(DROP_IN): None, str(CONFIG): f"{CONFIG.read_text()}# more\n"}
+    with (
+        busy(CONFIG),
+        pytest.raises(CommandExecutionError, match=r"\. Everything was put back$"),
+    ):
+        sshd.apply(plan)
+    assert of_a_file(DROP_IN.stat()) == of_a_file(before)
+    sshd.apply(plan)
+    assert not DROP_IN.exists()
+
+
+def test_a_removed_file_is_back_when_the_next_cannot_be_removed(sshd):
+    other = FOLDER / "20-test.conf"
+    for path in (DROP_IN, other):
+        path.write_text("UsePAM yes\n")
+    made_anew = rf"{DROP_IN} is made anew, with root as its owner and mode 0644$"
+    with busy(other), pytest.raises(CommandExecutionError, match=made_anew):
+        sshd.apply({str(DROP_IN): None, str(other): None})
+    assert (DROP_IN.read_text(), other.read_text()) == ("UsePAM yes\n",) * 2
+    assert DROP_IN.stat().st_mode & 0o777 == 0o644
 
 
 # ---- Options ---------------------------------------------------------------------------------
