@@ -500,7 +500,7 @@ _WAVES_THROUGH = {
     "pam_shells.so": "",
 }
 # Modules that can say one thing only
-_OWN = {
+_FIXED_ANSWERS = {
     "pam_permit.so": lambda _: "success",
     "pam_deny.so": lambda rule_type: _DENIALS.get(rule_type, "session_err"),
 }
@@ -512,16 +512,18 @@ def _name(handler):
 
 
 def _answer(handler, rule_type, answers):
-    """What a rule's module says; those of _OWN need not be told."""
+    """What a rule's module says; those of _FIXED_ANSWERS need not be told."""
     name = _name(handler)
     if handler.fails or handler.substack:
         return _MUST_FAIL
     for key in (handler.place, handler.entry.target, name):
         if key in answers:
             return answers[key]
-    if name in _OWN:
-        return _OWN[name](rule_type)
-    raise _wrong(f"{handler.place}: answers says nothing of {name}; give it, or {handler.place}")
+    if name in _FIXED_ANSWERS:
+        return _FIXED_ANSWERS[name](rule_type)
+    raise SaltInvocationError(
+        f"{handler.place}: answers says nothing of {name}; give it, or {handler.place}"
+    )
 
 
 def _evaluated(stack, rule_type, answers):
@@ -717,10 +719,9 @@ def _leap(stack, index):
     """The index that libpam goes on at when this module, asked first, says success."""
     if stack[index].substack or stack[index].fails:
         return index + 1
-    return _step(stack, _State(index, stack[index].level, saved=_DEEP), "success")[0].at
-
-
-_DEEP = (("undefined", _MUST_FAIL),) * 17
+    level = stack[index].level
+    state = _State(index, level, saved=_State.saved * (level + 1))
+    return _step(stack, state, "success")[0].at
 
 
 def _lint_google_authenticator(stack, handler):
@@ -732,10 +733,8 @@ def _lint_google_authenticator(stack, handler):
         yield _of(handler, "unknown-option", words, "take it out")
     home = re.match(r"~|\$\{HOME\}", values.get("secret", "~"))
     if "user" in values and home:
-        words = (
-            "a secret below the user's home (the default) cannot be read with user=: every login"
-        )
-        words += " fails"
+        words = "a secret below the user's home (the default) cannot be read with user=:"
+        words += " every login fails"
         yield _of(handler, "home-with-user", words, "give secret=/FOLDER/${USER}")
     if values.get("grace_period", "0").strip("0"):
         words = "grace_period lets the next login from the same address in without a code"
@@ -799,11 +798,10 @@ def _reached(stack, says, start=(_State(),)):
 
 def _kinds(handler, rule_type):
     """Answers of a module that differ in what follows; only one where it has only one."""
-    own = _OWN.get(_name(handler))
     if handler.fails or handler.substack:
         return [_MUST_FAIL]
-    if own:
-        return [own(rule_type)]
+    if _name(handler) in _FIXED_ANSWERS:
+        return [_FIXED_ANSWERS[_name(handler)](rule_type)]
     kinds = {
         (action, answer in _GOOD, answer == "ignore"): answer
         for answer, action in handler.table.items()
@@ -853,13 +851,15 @@ class _File:
         for above in self.entries[start - 1 : start] if new and start else ():
             if above.cut or above.doubt:
                 why = above.doubt or "it ends with a backslash, and the file ends there, too"
-                raise _wrong(
+                raise SaltInvocationError(
                     f"{self.path}:{above.line}: nothing can be put below this: {why};"
                     " write it as one line first"
                 )
         if new and new[-1].cut:
             shown = _head(new[-1]) if new[-1].words else text.strip()
-            raise _wrong(f"{shown!r} ends with a backslash, which takes in what is below it")
+            raise SaltInvocationError(
+                f"{shown!r} ends with a backslash, which takes in what is below it"
+            )
         entries = self.entries[:start] + new + self.entries[end:]
         lines = itertools.accumulate((len(_lines(entry.text)) for entry in entries), initial=1)
         self.entries = [replace(e, line=line) for e, line in zip(entries, lines, strict=False)]
@@ -877,11 +877,13 @@ class _File:
         kind = "commented-out rule" if commented else "rule"
         lines = ", ".join(str(self.entries[index].line) for index in found)
         if found:
-            raise _wrong(
+            raise SaltInvocationError(
                 f"{self.path}: {len(found)} rules are {_shown(selector)}, at lines {lines};"
                 " say type, control, arguments or line, too"
             )
-        raise _wrong(f"{self.path}: no {kind} is {_shown(selector)}{self._hint(selector)}")
+        raise SaltInvocationError(
+            f"{self.path}: no {kind} is {_shown(selector)}{self._hint(selector)}"
+        )
 
     def _hint(self, selector):
         """Where the module or include of a selector stands after all."""
@@ -915,10 +917,6 @@ class _File:
         return rule_type in (None, entry.type if entry.type in _TYPES else "auth")
 
 
-def _wrong(words):
-    return SaltInvocationError(words)
-
-
 def _shown(data):
     return " ".join(f"{key}={value}" for key, value in data.items())
 
@@ -945,7 +943,7 @@ def _selector(given, rule_type=None):
             {"include": words[1]} if words[:1] == ["@include"] and words[1:] else {"module": given}
         )
     if not isinstance(given, dict) or not given or set(given) - _SELECTOR_KEYS:
-        raise _wrong(
+        raise SaltInvocationError(
             f"{given!r} selects no rule; give some of: {', '.join(sorted(_SELECTOR_KEYS))}"
         )
     _texts(given, "type", "module", "control", "include")
@@ -986,15 +984,15 @@ def _line_of(rule):
         or _CONTROL_CHARACTER.search(text)
     ):
         shown = _head(entries[0]) if entries and entries[0].words else text
-        raise _wrong(f"{shown!r} is not one rule in one line")
+        raise SaltInvocationError(f"{shown!r} is not one rule in one line")
     entry = entries[0]
     problem = entry.problem or entry.doubt or ("it ends with a backslash" if entry.cut else "")
     if problem:
-        raise _wrong(f"{_head(entry)!r}: {problem}")
+        raise SaltInvocationError(f"{_head(entry)!r}: {problem}")
     if isinstance(rule, dict) and "module" in rule:
         meant = (rule["module"], *_arguments(rule))
         if entry.values[2:] != meant:
-            raise _wrong(
+            raise SaltInvocationError(
                 f"{_head(entry)!r}: a PAM stack cannot say these arguments: one holds #, ends with"
                 " a backslash, or is empty"
             )
@@ -1013,24 +1011,26 @@ def _rendered(rule):
             f"{'-' if rule.get('silent') else ''}{rule['type']} {rule.get('control', 'required')}"
         )
         return " ".join([head, rule["module"], *map(_quoted, _arguments(rule))])
-    raise _wrong(f"{_keys(rule)} is no rule; give its line, or {', '.join(sorted(_RULE_KEYS))}")
+    raise SaltInvocationError(
+        f"{_keys(rule)} is no rule; give its line, or {', '.join(sorted(_RULE_KEYS))}"
+    )
 
 
 def _texts(data, *keys):
     """Refuse what YAML makes of an unquoted yes, of brackets, or of nothing."""
     for key in keys:
         if key in data and not isinstance(data[key], str):
-            raise _wrong(f"{key}: {data[key]!r} is no text; put it in quotes")
+            raise SaltInvocationError(f"{key}: {data[key]!r} is no text; put it in quotes")
 
 
 def _arguments(data, key="arguments", default=()):
     """Arguments that somebody gave, as texts: YAML makes numbers of some."""
     given = data.get(key, default)
     if not isinstance(given, (list, tuple)):
-        raise _wrong(f"{key}: {given!r} is no list; write [{given}]")
+        raise SaltInvocationError(f"{key}: {given!r} is no list; write [{given}]")
     for argument in given:
         if isinstance(argument, bool) or not isinstance(argument, (str, int)):
-            raise _wrong(f"{key}: {argument!r} is no text; put it in quotes")
+            raise SaltInvocationError(f"{key}: {argument!r} is no text; put it in quotes")
     return [str(argument) for argument in given]
 
 
@@ -1044,7 +1044,7 @@ def _quoted(text):
 def _where(edit, default=None):
     given = {key: edit[key] for key in _WHERE if edit.get(key) is not None}
     if len(given) > 1 or given.get("at", "top") not in ("top", "bottom"):
-        raise _wrong("give one of before, after (a rule each) and at (top or bottom)")
+        raise SaltInvocationError("give one of before, after (a rule each) and at (top or bottom)")
     return given or default
 
 
@@ -1064,7 +1064,9 @@ def _change(file, edit):
     at = file.find(edit["change"])
     entry = file.entries[at]
     if entry.how or entry.target is None:
-        raise _wrong(f"{file.path}:{entry.line}: this is no rule to change; remove it, and add one")
+        raise SaltInvocationError(
+            f"{file.path}:{entry.line}: this is no rule to change; remove it, and add one"
+        )
     old = list(entry.values[3:])
     gone = _arguments(edit, "remove_arguments")
     new = [word for word in _arguments(edit, default=old) if word not in gone]
@@ -1100,7 +1102,7 @@ def _check_change(file, entry, text, arguments, control):
             return
     problem = entries[0].problem if entries[0].active else ""
     shown = _head(entries[0]) if entries[0].words else _head(entry)
-    raise _wrong(
+    raise SaltInvocationError(
         f"{file.path}:{entry.line}: {shown!r} would not be read as meant"
         + (f": {problem}" if problem else "; an argument cannot hold #, or a line break")
     )
@@ -1111,7 +1113,7 @@ def _move(file, edit):
     entry = file.entries[at]
     where = _where(edit)
     if not where:
-        raise _wrong("say where to move it: before, after or at")
+        raise SaltInvocationError("say where to move it: before, after or at")
     file.put(at, at + 1, "")
     new = file.place(where, entry.type if entry.type in _TYPES else None, at)
     file.put(new, new, entry.text, entry.origin)
@@ -1136,7 +1138,7 @@ def _block(file, edit):
     """A set of lines between two comment lines, kept, replaced, moved or taken away."""
     name, rules = edit["block"], edit.get("rules", [])
     if not isinstance(rules, (list, tuple)):
-        raise _wrong(f"rules: {rules!r} is no list of lines")
+        raise SaltInvocationError(f"rules: {rules!r} is no list of lines")
     at, end = _marks(file, name)
     where = _where(edit)
     if at is not None:
@@ -1162,7 +1164,7 @@ def _is_rule(rule):
 def _mark(edit, which, prefix):
     line = edit.get(which, prefix)
     if not _is_mark(line, prefix) or "\n" in line:
-        raise _wrong(f"{which}: {line!r} must be one line that begins with {prefix!r}")
+        raise SaltInvocationError(f"{which}: {line!r} must be one line that begins with {prefix!r}")
     return f"{line}\n"
 
 
@@ -1173,7 +1175,9 @@ def _is_mark(line, prefix):
 def _marks(file, name):
     """``(index of the BEGIN line, of the END line)`` of a block, or ``(None, None)``."""
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+(?: [\w.-]+)*", name):
-        raise _wrong(f"block: {name!r} is no name; use letters, digits, '_', '-' and '.'")
+        raise SaltInvocationError(
+            f"block: {name!r} is no name; use letters, digits, '_', '-' and '.'"
+        )
     marks = [
         (index, mark)
         for index, entry in enumerate(file.entries)
@@ -1184,7 +1188,7 @@ def _marks(file, name):
         return None, None
     if [mark for _, mark in marks] != ["BEGIN", "END"]:
         lines = [f"{mark} at line {file.entries[index].line}" for index, mark in marks]
-        raise _wrong(
+        raise SaltInvocationError(
             f"{file.path}:{file.entries[marks[0][0]].line}: the marks of block {name!r} are no"
             f" pair: {', '.join(lines)}; put the missing one back, or delete what is left of it"
         )
@@ -1205,11 +1209,11 @@ _EDITS = {
 def _edited(file, edits):
     """Do edits to a file."""
     if not isinstance(edits, (list, tuple)):
-        raise _wrong(f"edits: {_keys(edits)} is no list of edits")
+        raise SaltInvocationError(f"edits: {_keys(edits)} is no list of edits")
     for number, edit in enumerate(edits, 1):
         verbs = [verb for verb in _EDITS if isinstance(edit, dict) and verb in edit]
         if len(verbs) != 1 or set(edit) - {verbs[0], *_EDITS[verbs[0]][1]}:
-            raise _wrong(
+            raise SaltInvocationError(
                 f"edit {number} ({_keys(edit)}) is none; give one of {', '.join(_EDITS)}"
                 " and what belongs to it"
             )
@@ -1236,7 +1240,7 @@ def _check_jumps(file, before, after):
         for key in _jumps(now) & set(landings):
             if _landing(now, *key, set(dict(was))) != landings[key]:
                 handler = dict(now)[key[0]]
-                raise _wrong(
+                raise SaltInvocationError(
                     f"{handler.place}: {handler.entry.control} would jump to another rule than it"
                     " does today; change its number in the same list of edits, or put the rule"
                     " elsewhere"
@@ -1275,11 +1279,11 @@ class _Source:
     def __init__(self, folder, files):
         self.folder = folder
         if not isinstance(files or {}, dict):
-            raise _wrong("files is no mapping; give PATH: TEXT")
+            raise SaltInvocationError("files is no mapping; give PATH: TEXT")
         self.files = files or {}
         self.debian = __grains__["os_family"] == "Debian"
         if not all(isinstance(path, str) and os.path.isabs(path) for path in (folder, *self.files)):
-            raise _wrong("folder and the names in files must be absolute paths")
+            raise SaltInvocationError("folder and the names in files must be absolute paths")
 
     def text(self, path):
         if path in self.files:
@@ -1391,13 +1395,15 @@ def _effective_data(handler, rule_type):
 
 def _known_name(service):
     if not isinstance(service, str) or not re.fullmatch(r"(?!\.+\Z)[^/\0\s]+", service):
-        raise _wrong(f"{service!r} is no service; give the name of a file in /etc/pam.d")
+        raise SaltInvocationError(
+            f"{service!r} is no service; give the name of a file in /etc/pam.d"
+        )
     return service
 
 
 def _known_type(rule_type):
     if rule_type not in _TYPES:
-        raise _wrong(f"type: {rule_type!r} is none of {', '.join(_TYPES)}")
+        raise SaltInvocationError(f"type: {rule_type!r} is none of {', '.join(_TYPES)}")
     return rule_type
 
 
@@ -1434,15 +1440,7 @@ def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 
         salt-call --local pam_stack.evaluate sshd auth '{pam_unix.so: auth_err}'
     """
     _known_type(type)
-    if not isinstance(answers, dict):
-        raise _wrong(f"answers: {answers!r} is no mapping; give MODULE: ANSWER")
-    wrong = [
-        f"{key}: {value}"
-        for key, value in answers.items()
-        if not isinstance(key, str) or value not in _RETURNS
-    ]
-    if wrong:
-        raise _wrong(f"answers: {wrong[0]!r} is no answer; give one of {', '.join(_RETURNS)}")
+    _check_answers(answers)
     try:
         stack = _Source(folder, files).reader(service).stack(type)
     except _GivesUpError as error:
@@ -1450,7 +1448,9 @@ def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 
     places = {handler.place for handler in stack}
     astray = [key for key in answers if re.search(r":[0-9]+\Z", key) and key not in places]
     if astray:
-        raise _wrong(f"answers: {astray[0]} is no rule of the {type} stack of {service}")
+        raise SaltInvocationError(
+            f"answers: {astray[0]} is no rule of the {type} stack of {service}"
+        )
     result, asked = _evaluated(stack, type, answers)
     return {
         "result": result,
@@ -1465,6 +1465,16 @@ def evaluate(service, type, answers, folder=_FOLDER, files=None):  # noqa: A002 
             for handler, answer, action in asked
         ],
     }
+
+
+def _check_answers(answers):
+    if not isinstance(answers, dict):
+        raise SaltInvocationError(f"answers: {answers!r} is no mapping; give MODULE: ANSWER")
+    for key, value in answers.items():
+        if not isinstance(key, str) or value not in _RETURNS:
+            raise SaltInvocationError(
+                f"answers: '{key}: {value}' is no answer; give one of {', '.join(_RETURNS)}"
+            )
 
 
 def lint(service, folder=_FOLDER, files=None):
@@ -1486,9 +1496,7 @@ def lint(service, folder=_FOLDER, files=None):
         salt-call --local pam_stack.lint sshd
     """
     source = _Source(folder, files)
-    path, text = source.find(_known_name(service))
-    if text is None:
-        raise CommandExecutionError(f"{path}: there is no such file, so no service {service}")
+    path, _ = source.service(service)
     findings = list(_lint_files(source, service))
     try:
         reader = source.reader(service)
@@ -1637,7 +1645,7 @@ def _check(source, file, text):
     try:
         after = source.alone(file.path, file.text)
     except (CommandExecutionError, _GivesUpError) as error:
-        raise _wrong(f"libpam could not use the file any more: {error}") from error
+        raise SaltInvocationError(f"libpam could not use the file any more: {error}") from error
     _check_jumps(file, before, after)
 
 
