@@ -25,8 +25,13 @@ def __virtual__():
 
 def read(path):
     """
-    Return the text of a file, or ``None`` where there is none. Undecodable bytes survive.
-    CommandExecutionError where it cannot be read.
+    Return the text of a file, or ``None`` where there is none. CommandExecutionError where it
+    cannot be read.
+
+    path
+        Any path; links are followed, whoever laid them. See :py:func:`target`.
+
+    Bytes that are not UTF-8 stand as lone surrogates, which :py:func:`write` makes the same bytes.
 
     CLI Example:
 
@@ -47,16 +52,23 @@ def read(path):
 
 def write(path, text, mode=0o644):
     """
-    Replace a file atomically, or remove it where ``text`` is ``None``.
+    Replace a file atomically, or remove it where ``text`` is ``None``. Return ``True``.
 
     Owner, mode, ACL and label of an existing file are kept. Symbolic links are followed where
     root owns every folder on the way, and nobody else can write to one; anything else is a
     CommandExecutionError that names the folder, and nothing is written. So is what is no regular
-    file, and a disk that is full.
+    file, a folder that cannot be made, and a disk that is full.
+
+    path
+        Absolute, else SaltInvocationError. The file's own folder is made where it is missing,
+        private when the file is; those above it must be there.
+
+    text
+        All of the file, written as it is: no line feed is added. A file that is to be removed and
+        is not there is no error.
 
     mode
-        Permissions of a new file. Default: ``0644`` (octal). A folder that is missing is made,
-        private when the file is.
+        Permissions of a new file, a number. Default: ``0o644``
 
     CLI Example:
 
@@ -77,7 +89,11 @@ def write(path, text, mode=0o644):
 
 def target(path):
     """
-    Return the file to which a path leads, links followed, as :py:func:`write` would replace it.
+    Return the path of the file to which a path leads, links followed, as :py:func:`write` would
+    replace it; it need not be there.
+
+    path
+        Absolute, else SaltInvocationError.
 
     A CommandExecutionError names the folder in which somebody else than root could lay a link: to
     read there what will be shown, in a diff or an error, may be to show a secret of another file.
@@ -99,6 +115,12 @@ def diff(path, old, new):
 
     Only lines that change are in it: those around them may hold passwords, and what a state
     returns is kept on the master.
+
+    path
+        Stands in the head of the diff; nothing is read there.
+
+    old, new
+        Texts, such as :py:func:`read` returns.
 
     CLI Example:
 

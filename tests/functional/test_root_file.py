@@ -128,6 +128,13 @@ def test_a_missing_folder_whatever_the_umask(modules, folder, mode, above):
     assert [stat.S_IMODE(path.stat().st_mode) for path in (made, made / "file")] == [above, mode]
 
 
+def test_one_folder_is_made_and_no_more(modules, folder):
+    path = folder / "none" / "made" / "file"
+    with pytest.raises(CommandExecutionError, match=f"{path}: No such file"):
+        modules.root_file.write(str(path), "text\n")
+    assert os.listdir(folder) == []
+
+
 def test_what_is_no_file_stays(modules, folder):
     """A link to /dev/null turns a file off; the device is everybody's."""
     (folder / "off").symlink_to("/dev/null")
