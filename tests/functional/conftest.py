@@ -14,6 +14,7 @@ import pytest
 import salt.config
 from saltfactories.utils.functional import Loaders
 
+from tests.functional.pam import Libpam
 from tests.support import REPO
 
 
@@ -51,6 +52,13 @@ def states(loaders):
 @pytest.fixture(params=[True, False], ids=["test mode", "for real"])
 def testmode(request):
     return request.param
+
+
+@pytest.fixture(scope="module")
+def libpam():
+    asked = Libpam()
+    yield asked
+    asked.close()
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.pam import Libpam
-
 STACK = """\
 # Access for people
 account  required     pam_nologin.so
@@ -233,12 +231,10 @@ def test_every_file_of_all_of_debian(modules):
     print(f"{len(files)} files of {len({path.parent for path in files})} packages round-trip")
 
 
-def test_an_edit_is_in_force_at_once(modules, folder):
-    libpam = Libpam()
+def test_an_edit_is_in_force_at_once(modules, libpam, folder):
     stack = folder / "judge"
     stack.write_text("auth required pam_deny.so\nauth optional pam_permit.so\n")
     assert libpam.ask("authenticate", "judge", folder)[0] == 7  # PAM_AUTH_ERR
     modules.pam_stack.apply("judge", [{"comment": "pam_deny.so"}], folder=str(folder))
     assert libpam.ask("authenticate", "judge", folder)[0] == 0
     assert modules.pam_stack.evaluate("judge", "auth", {}, str(folder))["result"] == "success"
-    libpam.close()

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
-from tests.functional.pam import CRASHED, Libpam
+from tests.functional.pam import CRASHED
 from tests.support import REPO, load
 
 STACKS = 1000
@@ -37,13 +37,6 @@ root_file = load("modules", "root_file")
 def loader():
     pam_stack.__salt__ = {"root_file.read": root_file.read, "root_file.diff": root_file.diff}
     pam_stack.__grains__ = {"os_family": "Debian"}
-
-
-@pytest.fixture(scope="module")
-def libpam():
-    asked = Libpam()
-    yield asked
-    asked.close()
 
 
 # ---- Stacks of every kind --------------------------------------------------------------------
