@@ -348,9 +348,9 @@ def _sshd_files(drop_in, text):
     """The drop-in, and the main file where it must be changed for the drop-in to be read first."""
     files = __salt__["sshd_config.plan_drop_in"](drop_in, text)
     lines = __salt__["sshd_config.read"](files=files)
-    ours = {line["keyword"].lower() for line in lines if line["file"] == drop_in and line["match"]}
+    ours = {line["name"] for line in lines if line["file"] == drop_in and line["match"]}
     for line in itertools.takewhile(lambda line: line["file"] != drop_in, lines):
-        if line["match"] and line["keyword"].lower() in ours - {"match"}:
+        if line["match"] and line["name"] in ours - {"match"}:
             raise CommandExecutionError(
                 f"{line['file']}:{line['line']}: this Match block comes before {drop_in} and would"
                 " decide for whom it matches; move it below, or name the drop-in so that it sorts"

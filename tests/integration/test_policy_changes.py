@@ -183,11 +183,16 @@ def test_an_include_that_does_not_count(lab, host, include):
     ("name", "text", "error"),
     [
         ("00-a.conf", "Match User ann\n AuthenticationMethods publickey\n", "00-a.conf:2: "),
+        (
+            "00-a.conf",
+            "Match Address 10.0.0.0/8\n ChallengeResponseAuthentication no\n",
+            "00-a.conf:2: ",
+        ),
         ("00-a.conf", "UsePAM no\n", "00-a.conf:1 (UsePAM no) is read before it"),
         ("99-z.conf", "Port 2222\n", "port is 22 and 2222"),
         ("99-z.conf", "Prot 2222\n", "99-z.conf: line 1: Bad configuration option: Prot"),
     ],
-    ids=["Match", "global", "adds up", "wrong"],
+    ids=["Match", "Match by an older name", "global", "adds up", "wrong"],
 )
 def test_what_another_file_decides(lab, host, name, text, error):
     """The apply says where, and leaves nothing behind."""
