@@ -1562,7 +1562,8 @@ def plan_options(path, options, match=None, config=CONFIG, files=None):
     """
     Return what must be written so that keywords have these values: ``{path: text}``, as
     :py:func:`plan_drop_in`. Lines that are there are changed in place; new ones go above the first
-    keyword of the file, where they win, or to the end of the Match block.
+    keyword of the file, where they win, or to the end of the Match block. A CommandExecutionError
+    names the line of another file that says otherwise, or adds a value (``Port``, ``AllowUsers``).
 
     path
         The file for the lines: the main file, or a drop-in, which need not be there yet.
@@ -1574,8 +1575,9 @@ def plan_options(path, options, match=None, config=CONFIG, files=None):
 
     match
         Conditions of the Match block that the lines are for, such as ``Group sftp``; it is made at
-        the end of the file where there is none with these conditions. Default: none, the global
-        part
+        the end of the file where there is none with these conditions. A block above with other
+        conditions, which hold for the same connection, still wins: ask ``effective(user=…)``.
+        Default: none, the global part
 
     config, files
         As for :py:func:`read`.
@@ -1610,19 +1612,50 @@ def _plan_options(path, options, criteria, config, files, release):
     new = old
     for keyword, value in options.items():
         new = _set(path, new, keyword, _wanted_lines(keyword, value), criteria, release)
-    if path != config:
-        return plan_drop_in(path, new, config, files) if new or old else {}
-    overlay = {**(files or {}), config: new}
+    if path == config:
+        new = _won(config, new, options, criteria, files, release)
+        plan = {config: new} if new != old else {}
+    else:
+        plan = plan_drop_in(path, new, config, files) if new or old else {}
+    lines = list(_lines(config, _Files({**(files or {}), **plan}), release))
+    _refuse_added(path, [line for line in lines if line.match == criteria], options, release)
+    return plan
+
+
+def _won(config, text, options, criteria, files, release):
+    """The main file with options above the Includes that say otherwise."""
     wanted = {_canonical(keyword): keyword for keyword in options}
-    for line, _ in _losing(list(_lines(config, _Files(overlay), release)), config, release):
-        if line.name in wanted and not line.match:  # an Include above it says otherwise
+
+    def read():
+        return list(_lines(config, _Files({**(files or {}), config: text}), release))
+
+    for line, _ in _losing(read(), config, release):
+        if line.name in wanted and not line.match:
             keyword = wanted[line.name]
             lines = _wanted_lines(keyword, options[keyword])
-            new = _set(path, new, keyword, lines, (), release, on_top=True)
-    overlay[config] = new
-    lines = list(_lines(config, _Files(overlay), release))
-    _refuse_losing([line for line in lines if line.match == criteria], config, release, wanted)
-    return {config: new} if new != old else {}
+            text = _set(config, text, keyword, lines, (), release, on_top=True)
+    _refuse_losing([line for line in read() if line.match == criteria], config, release, wanted)
+    return text
+
+
+def _refuse_added(path, lines, options, release):
+    """Refuse lines of other files that add values to those of the options."""
+    wanted = {}
+    for keyword, value in options.items():
+        for line in _own("/options", "\n".join(_wanted_lines(keyword, value)), release):
+            wanted.setdefault(line.name, set()).update(_added(line))
+    for line in lines:
+        if line.file != path and line.name in wanted and _added(line) - wanted[line.name]:
+            raise CommandExecutionError(
+                f"{line.file}:{line.number} ({line.text.strip()}) adds to what {path} says. Take"
+                " that line away, or name its values in the options, too"
+            )
+
+
+def _added(line):
+    """The values of a keyword that adds up."""
+    settings = _settings(line) if line.name in _ADDS_UP else []
+    return {value for _, values in settings for value in values}
 
 
 def apply(plan, config=CONFIG):

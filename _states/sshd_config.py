@@ -33,7 +33,10 @@ def __virtual__():
 
 def options(name, options, match=None, path=CONFIG, config=CONFIG):
     """
-    Keywords have these values, in one file: changed in place, or put where they win.
+    Keywords have these values: changed in place in one file, or put there where they win.
+
+    Where a line of another file says otherwise, or adds a value (as of ``Port``, ``AllowUsers``),
+    the state fails and names it.
 
     name
         What it is about; not used otherwise.
@@ -45,7 +48,9 @@ def options(name, options, match=None, path=CONFIG, config=CONFIG):
 
     match
         Conditions of the Match block that the lines are for, such as ``Group sftp``; made at the
-        end of the file where there is none. Default: none, the global part
+        end of the file where there is none. A block above with other conditions, such as
+        ``User mary``, still wins for those who meet both: ask ``sshd_config.effective user=mary``.
+        Default: none, the global part
 
     path
         The file for the lines. Default: ``/etc/ssh/sshd_config``
@@ -62,12 +67,11 @@ def options(name, options, match=None, path=CONFIG, config=CONFIG):
                 ForceCommand: internal-sftp
                 DisableForwarding: true
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
 
     def plan():
         return __salt__["sshd_config.plan_options"](path, options, match, config)
 
-    return _carry_out(ret, plan, config)
+    return _done(name, plan, config)
 
 
 def drop_in(name, contents, config=CONFIG):
@@ -95,7 +99,6 @@ def drop_in(name, contents, config=CONFIG):
                 X11Forwarding no
                 MaxAuthTries 3
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
 
     def plan():
         if not isinstance(contents, str):
@@ -103,7 +106,7 @@ def drop_in(name, contents, config=CONFIG):
         text = contents if contents.endswith("\n") else f"{contents}\n"
         return __salt__["sshd_config.plan_drop_in"](name, text, config)
 
-    return _carry_out(ret, plan, config)
+    return _done(name, plan, config)
 
 
 def drop_in_absent(name, config=CONFIG):
@@ -118,11 +121,12 @@ def drop_in_absent(name, config=CONFIG):
         /etc/ssh/sshd_config.d/10-hardening.conf:
           sshd_config.drop_in_absent: []
     """
+    return _done(name, lambda: __salt__["sshd_config.plan_drop_in"](name, None, config), config)
+
+
+def _done(name, make_plan, config):
+    """What a state returns, once its plan is carried out."""
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
-    return _carry_out(ret, lambda: __salt__["sshd_config.plan_drop_in"](name, None, config), config)
-
-
-def _carry_out(ret, make_plan, config):
     try:
         plan = make_plan()
         if not plan:

@@ -19,12 +19,17 @@ FOLDER = Path("/etc/ssh/sshd_config.d")
 DROP_IN = FOLDER / "10-test.conf"
 
 
+def etc():
+    """What lies in /etc/ssh: ``{path: bytes}``."""
+    return {path: path.read_bytes() for path in CONFIG.parent.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(autouse=True)
 def etc_ssh():
     """Afterwards everything is as it was, to the byte."""
-    folder = FOLDER.parent
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    before = etc()
     yield
+    folder = CONFIG.parent
     for path in [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]:
         if path not in before:
             path.unlink()
@@ -41,6 +46,25 @@ def sshd(modules):
 @pytest.fixture
 def release(sshd):
     return "9.2" if "refuseconnection" not in sshd.keywords() else "10.0"
+
+
+def run(state, testmode, **arguments):
+    """
+    Run a state; in test mode it changes nothing and predicts what the real run does. Run again, it
+    has nothing to do.
+    """
+    before = etc()
+    if testmode:
+        predicted = state(test=True, **arguments)
+        assert etc() == before
+    real = state(**arguments)
+    if testmode:
+        assert predicted.changes == real.changes
+        assert predicted.result is (None if real.changes else real.result)
+    assert real.result is True, real.comment
+    again = state(**arguments)
+    assert (again.result, again.changes) == (True, {})
+    return real
 
 
 # ---- The table of the guide ------------------------------------------------------------------
@@ -245,24 +269,15 @@ def test_a_drop_in_is_read_and_wins(main, sshd, states, testmode):
     CONFIG.write_bytes(main(CONFIG.read_text()).encode())
     before = CONFIG.read_bytes()
     contents = "PasswordAuthentication no\nMatch User nobody\n    MaxSessions 3"
-    ret = states.sshd_config.drop_in(name=str(DROP_IN), contents=contents, test=testmode)
-    assert ret.result is (None if testmode else True), ret.comment
+    ret = run(states.sshd_config.drop_in, testmode, name=str(DROP_IN), contents=contents)
     assert str(DROP_IN) in ret.changes
-    if testmode:
-        assert not DROP_IN.exists()
-        assert CONFIG.read_bytes() == before
-        return
     assert sshd.effective()["passwordauthentication"] == ["no"]
     assert sshd.source("PasswordAuthentication")[0]["file"] == str(DROP_IN)
     assert sshd.effective(user="nobody")["maxsessions"] == ["3"]
-    again = states.sshd_config.drop_in(name=str(DROP_IN), contents=contents)
-    assert (again.result, again.changes) == (True, {})
 
-    gone = states.sshd_config.drop_in_absent(name=str(DROP_IN))
-    assert gone.result is True
+    run(states.sshd_config.drop_in_absent, testmode, name=str(DROP_IN))
     assert not DROP_IN.exists()
     assert CONFIG.read_bytes() == before
-    assert states.sshd_config.drop_in_absent(name=str(DROP_IN)).changes == {}
 
 
 def test_other_dead_drop_ins_stay_dead(sshd, states):
@@ -485,35 +500,30 @@ def test_options_of_the_main_file(sshd, states, testmode):
     DROP_IN.write_text("MaxAuthTries 5\n")
     before = CONFIG.read_text()
     wanted = {"X11Forwarding": False, "MaxAuthTries": 2, "AllowUsers": ["root", "a"]}
-    ret = states.sshd_config.options(name="hardening", options=wanted, test=testmode)
-    assert ret.result is (None if testmode else True), ret.comment
+    ret = run(states.sshd_config.options, testmode, name="hardening", options=wanted)
     assert set(ret.changes) == {str(CONFIG)}
-    if testmode:
-        assert CONFIG.read_text() == before
-        return
     found = sshd.effective()
     assert found["x11forwarding"] == ["no"]
     assert found["maxauthtries"] == ["2"]
     assert found["allowusers"] == ["root", "a"]
     changed = CONFIG.read_text()
     assert set(before.splitlines()) - set(changed.splitlines()) == {"X11Forwarding yes"}
-    assert states.sshd_config.options(name="hardening", options=wanted).changes == {}
 
     nothing = dict.fromkeys(("MaxAuthTries", "AllowUsers"))
-    ret = states.sshd_config.options(name="as it was", options={**nothing, "X11Forwarding": True})
-    assert ret.result is True
+    wanted = {**nothing, "X11Forwarding": True}
+    run(states.sshd_config.options, testmode, name="as it was", options=wanted)
     assert CONFIG.read_text() == before
 
 
-def test_options_of_a_match_block(sshd, states):
+def test_options_of_a_match_block(sshd, states, testmode):
     match = "User nobody Address 10.0.0.0/8"
     who = {"user": "nobody", "address": "10.1.2.3"}
     wanted = {"ForceCommand": "/usr/bin/id -u", "DisableForwarding": True}
-    assert states.sshd_config.options(name="made", options=wanted, match=match).result is True
+    run(states.sshd_config.options, testmode, name="made", options=wanted, match=match)
     assert sshd.effective(**who)["forcecommand"] == ["/usr/bin/id -u"]
     assert sshd.effective(user="nobody")["forcecommand"] == ["none"]
-    ret = states.sshd_config.options(name="more", options={"MaxSessions": 1}, match=match)
-    assert ret.result is True
+    more = {"MaxSessions": 1}
+    run(states.sshd_config.options, testmode, name="more", options=more, match=match)
     assert sshd.effective(**who)["maxsessions"] == ["1"]
     assert CONFIG.read_text().count("Match ") == 2  # the other one is in Debian's example
     assert states.sshd_config.options(name="more", options=wanted, match=match).changes == {}
@@ -562,6 +572,28 @@ def test_options_of_a_match_block_that_a_drop_in_beats(states):
     assert ret.result is False
     assert f"{DROP_IN}:2 (X11Forwarding yes) is read before it" in ret.comment
     assert CONFIG.read_bytes() == before
+
+
+@pytest.mark.parametrize("path", [CONFIG, FOLDER / "20-mine.conf"])
+@pytest.mark.parametrize("match", [None, "User root"])
+def test_another_file_that_adds_a_value(match, path, sshd, states, testmode):
+    DROP_IN.write_text("Match User root\n" * bool(match) + "AllowUsers mallory\n")
+    before = etc()
+
+    def state(*users):
+        wanted = {"AllowUsers": list(users)}
+        return states.sshd_config.options(
+            name="x", options=wanted, match=match, path=str(path), test=testmode
+        )
+
+    ret = state("root")
+    assert ret.result is False
+    line = 1 + bool(match)
+    assert f"{DROP_IN}:{line} (AllowUsers mallory) adds to what {path} says" in ret.comment
+    assert etc() == before
+    assert state("root", "mallory").result is (None if testmode else True)
+    if not testmode:
+        assert set(sshd.effective(user="root")["allowusers"]) == {"root", "mallory"}
 
 
 def test_a_match_block_for_names_with_spaces(sshd, states):
