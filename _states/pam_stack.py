@@ -124,7 +124,7 @@ def rule_absent(
 
     .. code-block:: yaml
 
-        no message of the day from the network:
+        no message of the day:
           pam_stack.rule_absent:
             - service: sshd
             - type: session
