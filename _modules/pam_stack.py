@@ -654,10 +654,11 @@ def _lint_stack(stack, rule_type):
         words = f"whatever the modules answer, {rule_type} never succeeds"
         mend = "let a module's success count: required, or [success=ok …]"
         yield _of(stack[0], "never-succeeds", words, mend)
-    _, worst = _reached(stack, lambda handler: _failures(handler, rule_type))
+    seen, worst = _reached(stack, lambda handler: _failures(handler, rule_type))
     refusing = rule_type == "auth" or modules - {"pam_permit.so"}
     if refusing and not worst.isdisjoint(_GOOD):  # only these succeed where all others refuse
-        last = [handler for handler in stack if _failures(handler, rule_type) == ["success"]][-1]
+        walked = [stack[at] for at in sorted({state.at for state in seen}) if at < len(stack)]
+        last = [handler for handler in walked if _failures(handler, rule_type) == ["success"]][-1]
         words = f"{rule_type} succeeds when every other module refuses: this one says success"
         mend = "make another module required, or let each jump over a requisite pam_deny.so"
         yield _of(last, "lets-everybody-in", words, mend)
