@@ -1057,7 +1057,8 @@ def _plan_present(path, text, config, overlay, release):
         )
     _refuse_losing(after, path, release)
     known = (path, config)
-    for revived in _counting(after, known, release) - _counting(before, known, release):
+    woken = _counting(after, known, release) - _counting(before, known, release)
+    for revived in sorted(woken, key=lambda line: line[:2]):
         raise CommandExecutionError(
             f"{path} counts only when {ways[0].file}:{ways[0].number} ({ways[0].text.strip()}) goes"
             f" above the first keyword, and then {revived[0]}:{revived[1]} ({revived[2]}) would"
