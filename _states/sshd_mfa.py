@@ -394,9 +394,11 @@ def _refuse_ports_of_a_socket(policy, service, pillar):
 
 def _probes(policy, groups, keys_dir, drop_in, text):
     """What sshd has to answer for one person of each role, and for the host as a whole."""
-    # What sshd makes of our text where nothing beats it; HostKey may stand in the host's own files.
-    first = {_CANDIDATE: f"Include {drop_in}\nInclude /etc/ssh/sshd_config\n", drop_in: text}
-    alone = __salt__["sshd_config.effective"](_CANDIDATE, files=first)
+    # What sshd makes of our text where nothing beats it, and of the host's own files, where HostKey
+    # may stand, and more of what adds up. In those ours is not there: it would count twice.
+    main = f"Include {_CANDIDATE}.first\nInclude /etc/ssh/sshd_config\n"
+    files = {_CANDIDATE: main, f"{_CANDIDATE}.first": text, drop_in: None}
+    alone = __salt__["sshd_config.effective"](_CANDIDATE, files=files)
     keywords = ["usepam", "permituserenvironment", *map(str.lower, policy["sshd"]["options"])]
     host = {keyword: alone[keyword] for keyword in keywords if keyword in alone}
     if policy["sshd"]["port"]:

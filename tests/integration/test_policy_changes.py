@@ -179,6 +179,22 @@ def test_an_include_that_does_not_count(lab, host, include):
     assert snapshot(host, "/etc/ssh", "/etc/pam.d") == before
 
 
+def test_options_that_add_up_over_files(lab, host):
+    """Ours and the host's, each once."""
+    host.put("/etc/ssh/sshd_config.d/50-own.conf", "AcceptEnv OWN_*\nDenyUsers own\n")
+    data = pillar(ann=person(lab, "ann"))
+    options = {"AcceptEnv": ["LAB_A", "LAB_B"], "DenyUsers": "lab", "ListenAddress": host.outer}
+    data["sshd_mfa"]["sshd"] = {"options": options}
+    lab.pillar(data)
+    succeeded(apply(lab, host))
+    assert not succeeded(apply(lab, host)).changes
+    said = host.run(["sshd", "-T"]).stdout.splitlines()
+    for line in ("acceptenv LAB_A", "acceptenv OWN_*", "denyusers lab", "denyusers own"):
+        assert said.count(line) == 1
+    code = Codes(data["sshd_mfa"]["users"]["ann"]["totp"]["secret"], window=WINDOW).next
+    assert lab.client.login(host.name, "ann", key="ann", code=code).ok
+
+
 @pytest.mark.parametrize(
     ("name", "text", "error"),
     [
